@@ -24,7 +24,7 @@ use twinlens_image::{Format, JPEG_DECODER, Preprocess, Rgb, encode};
 use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
 use twinlens_train::data::{Data, DataContext, DataOptions, Input, Source};
-use twinlens_train::{AdamWOptions, BatchSource, ScheduleKind, TrainOptions};
+use twinlens_train::{AdamWOptions, BatchSource, Part, ScheduleKind, TrainOptions};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -122,8 +122,9 @@ fn rate(source: Source, size: usize, threads: usize, cache: bool, work: &Path) -
     };
     let (send, receive) = sync_channel(1);
     std::thread::scope(|scope| {
-        let run =
-            scope.spawn(|| data.run(&options, &Preprocess::clip(size as u32), 0..options.steps, &{ send }));
+        let run = scope.spawn(|| {
+            data.run(&options, &Preprocess::clip(size as u32), Part::whole(0..options.steps), &{ send })
+        });
         let (mut best, mut since) = (f64::INFINITY, Instant::now());
         for (number, _batch) in receive.iter().enumerate() {
             let number = number as u64 + 1;

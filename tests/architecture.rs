@@ -11,11 +11,12 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),
     ("twinlens-ranks", &[]),
+    ("twinlens-mpi", &["twinlens-ranks"]),
     ("twinlens-model", &["twinlens-image", "twinlens-text"]),
     ("twinlens-dataset", &[]),
     ("twinlens-gallery", &[]),
     ("twinlens-testkit", &["twinlens-pipeline", "twinlens-dataset"]),
-    ("twinlens-pipeline", &["twinlens-dataset"]),
+    ("twinlens-pipeline", &["twinlens-dataset", "twinlens-ranks"]),
     ("twinlens-crawl", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-text"]),
     ("twinlens-curate", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image"]),
     (
@@ -35,6 +36,8 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "twinlens-gallery",
             "twinlens-image",
             "twinlens-model",
+            "twinlens-mpi",
+            "twinlens-ranks",
         ],
     ),
     ("twinlens-python", &["twinlens"]),
@@ -42,13 +45,14 @@ const ALLOWED: [(&str, &[&str]); 14] = [
 
 /// Crates that must not depend on the query engine, so that their tests build quickly. (The
 /// testkit's feature `stage` does.)
-const WITHOUT_ENGINE: [&str; 6] = [
+const WITHOUT_ENGINE: [&str; 7] = [
     "twinlens-image",
     "twinlens-text",
     "twinlens-model",
     "twinlens-gallery",
     "twinlens-testkit",
     "twinlens-ranks",
+    "twinlens-mpi",
 ];
 
 fn dependencies(name: &str) -> BTreeSet<String> {
@@ -240,6 +244,7 @@ const ACYCLIC: [&str; 13] = [
     "twinlens-gallery",
     "twinlens-image",
     "twinlens-model",
+    "twinlens-mpi",
     "twinlens-pipeline",
     "twinlens-python",
     "twinlens-ranks",

@@ -28,6 +28,7 @@ mod planted;
 mod poisoned;
 mod programs;
 mod quickstart;
+mod ranks;
 mod retry;
 mod s3;
 mod secrets;

@@ -62,6 +62,21 @@ impl DeviceOption {
     }
 }
 
+impl DeviceOption {
+    /// Opens the device for one of several processes of a machine: `auto` is the GPU with the
+    /// number of the process.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for(self, local_rank: usize, precision: Precision) -> Result<Device> {
+        let device = self.open(precision)?;
+        match self {
+            Self::Auto if local_rank > 0 && !device.is_cpu() => Self::Cuda(local_rank).open(precision),
+            _ => Ok(device),
+        }
+    }
+}
+
 impl FromStr for DeviceOption {
     type Err = String;
 

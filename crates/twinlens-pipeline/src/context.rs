@@ -20,6 +20,7 @@ use twinlens_dataset::Dataset;
 use crate::error::RunError;
 use crate::files::Files;
 use crate::handles::TableInput;
+use crate::ranks::Ranks;
 use crate::run::events::Progress;
 use crate::secrets::Secrets;
 
@@ -88,6 +89,8 @@ pub struct RunContext {
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     /// The most bytes that a stage may hold in flight outside the engine's own memory pool.
     pub bytes_in_flight: usize,
+    /// The processes that do this stage's job together, if there are several.
+    pub ranks: Option<Arc<Ranks>>,
     /// How many processes make splits of this run: what a host may be asked is divided by it.
     pub sharers: Arc<AtomicUsize>,
     /// What must be in no file and no message.

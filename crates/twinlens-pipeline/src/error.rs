@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
 use twinlens_dataset::{DatasetError, Panicked};
+use twinlens_ranks::RankError;
 
 /// An error in a pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +91,19 @@ pub enum RunError {
     },
 }
 
+/// The exit code of an interrupted run.
+pub const INTERRUPTED: u8 = 130;
+
 impl RunError {
+    /// The exit code of a run that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted => INTERRUPTED,
+            Self::Internal(_) => 2,
+            _ => 1,
+        }
+    }
+
     /// A user or external error.
     pub fn user(message: impl Into<String>) -> Self {
         Self::User { message: message.into(), hint: None }
@@ -110,6 +123,18 @@ impl RunError {
 impl From<Panicked> for RunError {
     fn from(panic: Panicked) -> Self {
         Self::Internal(panic.to_string())
+    }
+}
+
+impl From<RankError> for RunError {
+    fn from(error: RankError) -> Self {
+        match error {
+            RankError::Exited | RankError::OutOfStep(_) => Self::Internal(error.to_string()),
+            RankError::Setup { message, hint } => Self::user_with_hint(message, hint),
+            // An interrupt of any rank is one of all.
+            RankError::Ended { code: INTERRUPTED, .. } => Self::Interrupted,
+            RankError::Lost { .. } | RankError::Ended { .. } => Self::user(error.to_string()),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub use crate::handles::{Port, RowsInput, TableInput};
 use crate::hub::{Layout, is_hub_name};
 use crate::located::{Input, Located};
 use crate::product::Product;
+use crate::ranks::SharedJob;
 use crate::rejects::{self, ledger_schema};
 use crate::sql::SqlPlanner;
 use crate::work::{SortKey, Work};
@@ -67,6 +68,8 @@ pub struct Plan {
     pub takes_over: Option<TakesOver>,
     /// How many generations of its dataset are kept; 0 means 1, the current one.
     pub generations: usize,
+    /// Whether several processes can do its job together, and what its options say of them.
+    pub ranks: Option<SharedJob>,
 }
 
 /// A row stage each of whose rows depends on nothing but the row of its input and its other inputs.
@@ -442,6 +445,11 @@ impl Ports<'_> {
     /// make survives a change of options.
     pub fn generations(&mut self, count: usize) {
         self.plan.generations = count;
+    }
+
+    /// Several processes can do the job of this stage together, as ranks; it has one split.
+    pub fn ranks(&mut self, job: SharedJob) {
+        self.plan.ranks = Some(job);
     }
 
     /// A line that `plan` shows: a condition of a preset.

@@ -170,6 +170,12 @@ pub trait Job: Send + Sync {
     /// survives a kill. Returns [`RunError::Interrupted`] soon after `cx.cancel` fires, with
     /// everything worth keeping saved.
     async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError>;
+
+    /// The part of a rank other than 0, while rank 0 runs the job: for jobs that declare
+    /// [`crate::Ports::ranks`]. Returns [`RunError::Interrupted`] if rank 0 was interrupted.
+    async fn follow(&self, cx: &RunContext, _: &Inputs) -> Result<(), RunError> {
+        Err(RunError::Internal(format!("`{}` is not a job of several ranks", cx.stage)))
+    }
 }
 
 /// The plans of a stage's tables.

@@ -91,6 +91,14 @@ pub trait Collective: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Looks whether the other ranks are alive, between two operations.
+    ///
+    /// # Errors
+    /// If another rank has exited.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Tells all other ranks that this one ends with an exit code, for a reason that they cannot
     /// see. No operation succeeds afterwards.
     fn abort(&self, code: u8, message: &str);

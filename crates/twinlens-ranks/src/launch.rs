@@ -95,6 +95,12 @@ impl Launch {
     pub fn is_one_machine(&self) -> bool {
         self.local_size == Some(self.size)
     }
+
+    /// How many ranks are on this machine, if that is known.
+    pub fn ranks_here(&self) -> Option<usize> {
+        let loops_back = matches!(self.master.as_deref(), Some("127.0.0.1" | "localhost" | "::1"));
+        if loops_back { Some(self.size) } else { self.local_size }
+    }
 }
 
 fn port(

@@ -10,6 +10,7 @@ mod launch;
 mod pieces;
 mod tcp;
 mod threads;
+mod transport;
 
 pub use collective::{Collective, Local};
 pub use error::{RankError, Result};
@@ -17,3 +18,4 @@ pub use launch::Launch;
 pub use pieces::{piece, sum_in_order};
 pub use tcp::{Meeting, Tcp};
 pub use threads::Threads;
+pub use transport::Transport;

@@ -156,6 +156,7 @@ pub fn context(registry: &Registry, folder: &Path) -> RunContext {
         hosts: Default::default(),
         secrets: Default::default(),
         bytes_in_flight: 1 << 20,
+        ranks: None,
         sharers: Arc::default(),
     }
 }

@@ -25,7 +25,7 @@ pub struct Stepper<'a> {
     /// Pairs per forward pass.
     pub micro_batch: usize,
     pub schedule: Schedule,
-    /// Whether to abandon the step; checked on rank 0 only.
+    /// Whether to abandon the step; all ranks do if one says so.
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -207,11 +207,9 @@ impl Stepper<'_> {
         Ok(Some((sum, gradients)))
     }
 
-    /// Whether to abandon the step. All ranks call it at the same point, and rank 0 decides.
+    /// Whether to abandon the step. All ranks call it at the same point.
     fn should_stop(&self) -> Result<bool> {
-        let mut stop = [if self.ranks.rank() == 0 && (self.stop)() { 1.0 } else { 0.0 }];
-        self.ranks.broadcast(&mut stop)?;
-        Ok(stop[0] > 0.0)
+        Ok(self.ranks.any((self.stop)())?)
     }
 
     /// All running statistics, concatenated.

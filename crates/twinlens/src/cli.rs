@@ -6,12 +6,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{InitArgs, ShowArgs};
+pub(crate) use training::{CostArgs, RanksArgs};
 pub(crate) use values::{
-    ExportFormat, LogFormat, ModelFormat, PlanFormat, ProgressMode, RowFormat, VerifyMode,
+    ExportFormat, LogFormat, ModelFormat, PlanFormat, ProgressMode, RanksMode, RowFormat, VerifyMode,
 };
 use values::{duration, size};
 
 mod data;
+mod training;
 mod values;
 
 /// From web pages to a SQL table of zero-shot accuracies.
@@ -73,6 +75,7 @@ pub(crate) enum ModelCommand {
         name: String,
     },
     Export(ModelExportArgs),
+    Cost(CostArgs),
 }
 
 /// Writes a model so that another program loads it as it is
@@ -158,6 +161,8 @@ pub(crate) struct RunArgs {
     pub max_rows: Option<u64>,
     #[command(flatten)]
     pub sharing: SharingArgs,
+    #[command(flatten)]
+    pub ranks: RanksArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
 }

@@ -34,6 +34,18 @@ const HF_ENDPOINT: &str = "HF_ENDPOINT";
 /// Token for private repositories.
 const HF_TOKEN: &str = "HF_TOKEN";
 
+/// A secret that all ranks of a training know, which meet by TCP.
+const TWINLENS_TOKEN: &str = "TWINLENS_TOKEN";
+
+/// A variable of a launcher: see `twinlens_ranks::Launch`.
+pub(crate) fn of_launcher(name: &str) -> Option<String> {
+    non_empty(name)
+}
+
+pub(crate) fn ranks_token() -> Option<String> {
+    non_empty(TWINLENS_TOKEN)
+}
+
 /// All variables whose values are UTF-8; a pipeline file sees those that it lists under `env`.
 pub(crate) fn all() -> BTreeMap<String, String> {
     std::env::vars_os()

@@ -13,6 +13,7 @@ use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::{ModelCommand, ModelExportArgs, ModelFormat};
 use crate::errors::Failure;
+use crate::model_cost;
 use crate::models;
 use crate::table::TableWriter;
 
@@ -27,6 +28,7 @@ pub(crate) fn execute(command: &ModelCommand) -> Result<(), Failure> {
             };
             write(&open(model)?, out, to)
         }
+        ModelCommand::Cost(args) => model_cost::execute(args),
     }
 }
 
@@ -57,12 +59,17 @@ fn list() -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(name: &str) -> Result<(), Failure> {
-    let config = ClipConfig::preset(name).map_err(|error| {
+/// The configuration of a preset.
+pub(crate) fn preset(name: &str) -> Result<ClipConfig, Failure> {
+    ClipConfig::preset(name).map_err(|error| {
         let hint = did_you_mean(name, ClipConfig::presets());
         Failure::user(error.to_string())
             .hint(hint.unwrap_or_else(|| "`twinlens model list` lists them".into()))
-    })?;
+    })
+}
+
+fn show(name: &str) -> Result<(), Failure> {
+    let config = preset(name)?;
     let json = serde_json::to_string_pretty(&config).map_err(|error| Failure::user(error.to_string()))?;
     Ok(writeln!(std::io::stdout().lock(), "{json}")?)
 }

@@ -16,7 +16,7 @@ use twinlens_pipeline::run::consent::Replace;
 use twinlens_pipeline::run::events::Observer;
 use twinlens_pipeline::run::reasons::AllRejected;
 use twinlens_pipeline::run::workers::{SharedRun, Sharing};
-use twinlens_pipeline::run::{self, Outcome, Settings};
+use twinlens_pipeline::run::{self, Outcome, Settings, rank_jobs};
 use twinlens_pipeline::{Product, Registry};
 
 use crate::cli::{EngineArgs, RunArgs, SharingArgs, VerifyMode};
@@ -27,7 +27,7 @@ use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds, shell_quote};
-use crate::{continued, env, hub, prompt, runtime, signals, sites, work};
+use crate::{continued, env, hub, prompt, ranks, runtime, signals, sites, work};
 
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
@@ -35,7 +35,12 @@ const RESULT_ROWS: u64 = 100;
 pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
     let request = Request { file: &args.pipeline, set: &args.set.values, stage: args.continued.as_deref() };
     let pipeline = continued::open(request, registry, |pipeline| run_dir(args.dir.as_deref(), pipeline))?;
+    let ranks = ranks::meet(&args.ranks, &pipeline, args.engine.threads)?;
+    if let Some(ranks) = ranks.as_ref().filter(|ranks| ranks.rank() > 0) {
+        return ranks::follow(args, &pipeline, registry, ranks);
+    }
     let settings = Settings {
+        ranks,
         fresh: args.fresh,
         replace: if args.replace { Replace::Yes } else { prompt::replace() },
         until: args.until.clone(),
@@ -43,9 +48,16 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
     };
     let settings = shared(settings, &args.sharing)?;
+    let collective = settings.ranks.as_ref().map(|ranks| ranks.collective.clone());
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
-        Ok(run::run(&pipeline, registry, settings, watcher, cancel).await?)
-    })?;
+        let outcome = run::run(&pipeline, registry, settings, watcher, cancel).await;
+        if let Some(ranks) = &settings.ranks {
+            rank_jobs::end(ranks, outcome.as_ref().map(drop)).await?;
+        }
+        Ok(outcome?)
+    });
+    collective.iter().for_each(|ranks| ranks.close());
+    let done = done?;
     finish(&pipeline, &settings, &done.value, &done.watcher, done.elapsed)
 }
 
@@ -196,6 +208,7 @@ pub(crate) fn settings(
         clock: env::clock().map_err(Failure::user)?,
         hosts: Arc::default(),
         elsewhere: None,
+        ranks: None,
         sharers: Arc::default(),
     })
 }

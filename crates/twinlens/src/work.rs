@@ -1,9 +1,8 @@
 //! `twinlens work`: makes splits of the run that works in a directory.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +16,13 @@ use twinlens_pipeline::{Clock, Registry};
 use crate::cli::{LogFormat, WorkArgs};
 use crate::errors::Failure;
 use crate::in_flight::Notes;
+use crate::scratch::Scratch;
 use crate::signals::GRACE;
 use crate::text::{counted, printable, shell_quote};
-use crate::{env, hub, in_flight, runtime, secrets, signals};
+use crate::{env, hub, runtime, secrets, signals};
 
 /// The folder of the workers' scratch folders in the cache.
 const WORKERS: &str = "workers";
-const LOCK: &str = "lock";
 
 pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failure> {
     let scratch = Scratch::new(&env::cache_dir().join(WORKERS))?;
@@ -109,53 +108,9 @@ fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
     }
 }
 
-fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
+pub(crate) fn say(format: LogFormat, event: &serde_json::Value, text: impl FnOnce() -> String) {
     match format {
         LogFormat::Json => eprintln!("{}", secrets::hide(&event.to_string())),
         LogFormat::Text => eprintln!("{}", secrets::hide(&printable(&text()))),
     }
-}
-
-/// The scratch folder of one worker: two on one machine must not share unfinished files. It is
-/// deleted on drop, or, after a kill, by the next worker of the machine.
-struct Scratch {
-    folder: PathBuf,
-    /// The system releases the lock when the process ends.
-    _lock: File,
-}
-
-impl Scratch {
-    fn new(all: &Path) -> Result<Self, Failure> {
-        let left = delete_abandoned(all);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let folder = all.join(format!("{}-{}", std::process::id(), now.as_nanos()));
-        let fail = |error| Failure::io(&folder, error);
-        fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = File::create(folder.join(LOCK)).map_err(fail)?;
-        lock.lock().map_err(fail)?;
-        in_flight::leave_in(&folder, &left).map_err(fail)?;
-        Ok(Self { folder, _lock: lock })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is deleted by the next worker.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Deletes the folders of killed workers; gives what they were decoding. What cannot be deleted
-/// does no harm.
-fn delete_abandoned(all: &Path) -> Vec<u8> {
-    let mut left = Vec::new();
-    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
-        let folder = entry.path();
-        let lock = File::open(folder.join(LOCK));
-        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-            left.extend(in_flight::left_in(&folder));
-            let _ = fs::remove_dir_all(&folder);
-        }
-    }
-    left
 }

@@ -108,6 +108,7 @@ pub(crate) fn context(folder: &Path, stage: &str) -> RunContext {
         hosts: Arc::default(),
         secrets: Arc::default(),
         bytes_in_flight: 64 << 20,
+        ranks: None,
         sharers: Arc::default(),
     }
 }

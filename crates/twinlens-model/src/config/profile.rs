@@ -5,6 +5,7 @@
 //! context.
 
 use super::shape::ClipConfig;
+use crate::towers::Kept;
 
 /// Parameters and forward arithmetic, by tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Profile {
     pub image_flops: u64,
     /// Operations for one text.
     pub text_flops: u64,
+    /// What the backward pass of one image needs.
+    pub image_kept: Kept,
+    /// What the backward pass of one text needs.
+    pub text_kept: Kept,
 }
 
 impl Profile {
@@ -40,6 +45,8 @@ impl ClipConfig {
             text_parameters: others.parameters() as u64,
             image_flops: self.vision.tower().flops(self.embed) as u64,
             text_flops: self.objective.kind().text_flops(&self.text, self.embed) as u64,
+            image_kept: self.vision.tower().kept(),
+            text_kept: self.text.kept(),
         }
     }
 }

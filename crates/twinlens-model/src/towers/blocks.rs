@@ -43,6 +43,23 @@ pub(super) fn flops(width: usize, layers: usize, tokens: usize) -> usize {
     layers * (2 * 12 * width * width * tokens + 4 * tokens * tokens * width)
 }
 
+/// Numbers of the forward pass of one image or text that the backward pass needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Without gradient checkpointing.
+    pub all: u64,
+    /// With gradient checkpointing: the inputs of all blocks, and all of one block.
+    pub recomputed: u64,
+}
+
+/// Numbers that a stack keeps of one sequence of `tokens` for its backward pass: in each block 16
+/// per token and width, and the attention of each head (Korthikanti et al. 2022, eq. 1, without
+/// dropout).
+pub(super) fn kept(width: usize, layers: usize, tokens: usize, heads: usize) -> Kept {
+    let block = 16 * tokens * width + heads * tokens * tokens;
+    Kept { all: (layers * block) as u64, recomputed: (layers * tokens * width + block) as u64 }
+}
+
 /// A stack with its parameters and its memory.
 pub(super) struct Blocks<'a> {
     pub stack: &'a str,

@@ -1,5 +1,6 @@
 //! What an image tower is: the trait that each one implements, and what it computes with.
 
+use super::blocks::Kept;
 use crate::ops::activation::Activation;
 use crate::ops::reference::{Norms, Tensors};
 use crate::ops::transformer::Pool;
@@ -77,6 +78,9 @@ pub trait ImageTower: Any + Debug + Send + Sync {
 
     /// Operations (additions and multiplications) for one image.
     fn flops(&self, embed: usize) -> usize;
+
+    /// Numbers of one image's forward pass that the backward pass needs.
+    fn kept(&self) -> Kept;
 
     /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`) in fused operations.
     fn features(&self, cx: &TowerContext<'_>, pixels: &Tensor) -> Result<Tensor>;

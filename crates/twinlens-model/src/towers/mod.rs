@@ -7,6 +7,8 @@ pub(crate) mod text;
 pub(crate) mod vision;
 pub(crate) mod vit;
 
+pub use blocks::Kept;
+
 /// Every kind of image tower. To add one, write its file and list it here.
 static KINDS: &[&image::TowerKind] = &[&vit::KIND, &resnet::KIND];
 

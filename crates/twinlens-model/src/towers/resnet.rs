@@ -5,7 +5,7 @@
 //! layer is attention with the mean as its query (Radford et al. 2021, section 2.4). All but that
 //! layer is one operation, see [`crate::ops::trunk`].
 
-use super::blocks::pack;
+use super::blocks::{Kept, pack};
 use super::image::{ImageTower, Pass, TowerContext, TowerKind};
 use crate::ops::activation::Activation;
 use crate::ops::batch_norm::{EPS, Statistics};
@@ -243,6 +243,13 @@ impl ImageTower for ResNetConfig {
         let (width, tokens) = (self.channels(), self.grid().pow(2) + 1);
         let projections = 2 * tokens * (3 * width * width + width * embed);
         convolutions.sum::<usize>() + projections + 4 * tokens * tokens * width
+    }
+
+    /// The input of each batch norm and the output of its activation.
+    fn kept(&self) -> Kept {
+        let layers = self.layers().into_iter();
+        let all = layers.map(|layer| 2 * layer.conv.out * layer.conv.out_pixels()).sum::<usize>() as u64;
+        Kept { all, recomputed: all }
     }
 
     fn features(&self, cx: &TowerContext<'_>, pixels: &Tensor) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! The text transformer: CLIP's text tower, and the language model that writes captions.
 
-use super::blocks::{self, BlockInit, Blocks};
+use super::blocks::{self, BlockInit, Blocks, Kept};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{Texts, text_embed};
@@ -50,6 +50,11 @@ impl TextConfig {
     /// Declares the projection to features of `embed` numbers.
     pub(crate) fn declare_projection(&self, variables: &mut Declarations, embed: usize) {
         variables.add("text_projection", &[self.width, embed], Init::normal_fan_in(self.width));
+    }
+
+    /// Numbers of one text's forward pass that the backward pass needs.
+    pub(crate) fn kept(&self) -> Kept {
+        blocks::kept(self.width, self.layers, self.context, self.heads)
     }
 
     /// Operations (additions and multiplications) of the blocks over one text of full length.

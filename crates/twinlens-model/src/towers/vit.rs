@@ -1,7 +1,7 @@
 //! The vision transformer (Dosovitskiy et al. 2020), with a layer norm before its blocks as in
 //! CLIP.
 
-use super::blocks::{self, BlockInit, Blocks, pack};
+use super::blocks::{self, BlockInit, Blocks, Kept, pack};
 use super::image::{ImageTower, TowerContext, TowerKind};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
@@ -94,6 +94,10 @@ impl ImageTower for VitConfig {
         let patches = self.patches();
         let embedding = 2 * 3 * self.patch * self.patch * self.width * patches;
         embedding + blocks::flops(self.width, self.layers, patches + 1) + 2 * self.width * embed
+    }
+
+    fn kept(&self) -> Kept {
+        blocks::kept(self.width, self.layers, self.patches() + 1, self.heads)
     }
 
     fn features(&self, cx: &TowerContext<'_>, pixels: &Tensor) -> Result<Tensor> {

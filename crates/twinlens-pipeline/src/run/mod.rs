@@ -19,6 +19,7 @@ pub mod output;
 pub mod plan;
 pub mod provenance;
 pub mod prune;
+pub mod rank_jobs;
 pub mod reasons;
 pub mod rebuild;
 pub mod recipe;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span};
 use twinlens_dataset::protocol::{Begin, FORMAT};
@@ -61,6 +63,7 @@ use crate::run::reasons::AllRejected;
 use crate::run::recipe::{RunFacts, UnitRecipe};
 pub use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
+use crate::run::step::Step;
 use crate::run::takeover::TakeOver;
 use crate::run::unit_inputs::UnitInputs;
 use crate::stage::Work;
@@ -87,11 +90,40 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
     let directory = RunDirectory::open(&settings.dir, &pipeline.name, &pipeline.secrets)?;
+    if let Some(ranks) = &settings.ranks {
+        let stop = cancel.child_token();
+        let mut run = std::pin::pin!(run_with_workers(
+            &directory,
+            pipeline,
+            registry,
+            settings,
+            (observer, stop.clone())
+        ));
+        return tokio::select! {
+            outcome = &mut run => outcome,
+            error = rank_jobs::lost(ranks) => {
+                stop.cancel();
+                // What it says now is that it was stopped.
+                let _ = run.await;
+                Err(error)
+            }
+        };
+    }
+    run_with_workers(&directory, pipeline, registry, settings, (observer, cancel)).await
+}
+
+async fn run_with_workers(
+    directory: &RunDirectory,
+    pipeline: &Pipeline,
+    registry: &Registry,
+    settings: &Settings,
+    (observer, cancel): (Arc<dyn Observer>, CancellationToken),
+) -> Result<Outcome, RunError> {
     let Some(elsewhere) = &settings.elsewhere else {
-        return run_in(&directory, pipeline, registry, settings, observer, cancel).await;
+        return run_in(directory, pipeline, registry, settings, observer, cancel).await;
     };
     elsewhere.begin(directory.lock_folder(), &cancel).await?;
-    let outcome = run_in(&directory, pipeline, registry, settings, observer, cancel).await;
+    let outcome = run_in(directory, pipeline, registry, settings, observer, cancel).await;
     // What ended the run is more useful than what is wrong then.
     let ended = elsewhere.end().await;
     outcome.and_then(|outcome| ended.map(|()| outcome))
@@ -287,6 +319,7 @@ impl Run<'_> {
         let limits =
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         let earlier = self.earlier(unit)?;
+        let ranks = self.begin_with_ranks(unit, &tables, &steps, &output).await?;
         let helpers = self.helpers(unit, tables, earlier.clone())?;
         let mut prepared = Prepared::new(steps, output.starter(), output.records());
         if let Some(folder) = &earlier
@@ -296,6 +329,7 @@ impl Run<'_> {
         }
         let work = execute(&prepared, &mut output, &limits, helpers.as_ref());
         stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;
+        drop(ranks);
         if let Some((rows, from)) = prepared.taken_over() {
             progress.note(format!("{rows} rows are taken over from `{from}`"));
         }
@@ -339,6 +373,23 @@ impl Run<'_> {
     fn earlier(&self, unit: &Unit) -> Result<Option<String>, RunError> {
         let nodes: Vec<_> = unit.nodes.iter().map(|&node| self.pipeline.nodes[node].clone()).collect();
         TakeOver::find(&self.settings.dir, &self.inputs.files, &nodes, &unit.kept(self.pipeline))
+    }
+
+    /// Has the other ranks build a job that is not done yet, if there are any.
+    async fn begin_with_ranks(
+        &self,
+        unit: &Unit,
+        tables: &BTreeMap<String, SchemaRef>,
+        steps: &[Step],
+        output: &Output,
+    ) -> Result<Option<MutexGuard<'_, ()>>, RunError> {
+        let head = steps.first().filter(|step| step.cx.ranks.is_some() && !output.is_done(0));
+        let (Some(head), Some(ranks)) = (head, &self.settings.ranks) else { return Ok(None) };
+        let (pipeline, clock, began) = (self.pipeline, self.settings.clock, self.inputs.began);
+        // A job of ranks asks no site, and takes over no rows.
+        let (hosts, tables) = (&BTreeMap::new(), tables.clone());
+        let facts = RunFacts { pipeline, tables, earlier: None, began, clock, hosts };
+        Ok(Some(rank_jobs::begin(ranks, UnitRecipe::new(unit, &facts)?, &head.inputs).await?))
     }
 
     /// What other processes are told of a unit, if there are any.

@@ -11,6 +11,7 @@ use twinlens_dataset::storage::Location;
 
 use crate::context::Clock;
 use crate::hub::Hub;
+use crate::ranks::Ranks;
 use crate::run::consent::Replace;
 use crate::run::elsewhere::Elsewhere;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub hosts: Arc<BTreeMap<String, SocketAddr>>,
     /// Processes elsewhere that make splits, too.
     pub elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// The processes that do jobs together, of which this is rank 0.
+    pub ranks: Option<Arc<Ranks>>,
     /// How many processes share what must not be asked too often: a limit for a host is divided by
     /// it.
     pub sharers: Arc<AtomicUsize>,
@@ -68,6 +71,7 @@ impl Settings {
             clock: Clock::System,
             hosts: Arc::default(),
             elsewhere: None,
+            ranks: None,
             sharers: Arc::new(AtomicUsize::new(1)),
         }
     }

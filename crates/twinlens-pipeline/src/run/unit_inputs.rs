@@ -118,6 +118,7 @@ impl UnitInputs<'_> {
             hosts: self.settings.hosts.clone(),
             secrets: self.pipeline.secrets.clone(),
             bytes_in_flight: self.settings.bytes_in_flight,
+            ranks: self.settings.ranks.clone().filter(|_| node.plan.ranks.is_some()),
             // Other stages run in one process.
             sharers: match node.work {
                 Work::Rows(_) | Work::Source(_) => self.settings.sharers.clone(),

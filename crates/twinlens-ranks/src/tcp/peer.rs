@@ -23,6 +23,8 @@ const GOODBYE: u8 = 1;
 const GOODBYE_BYTES: usize = 64 << 10;
 /// How often a blocked writer looks whether the ranks have failed.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long a look at a peer that has nothing to send may take.
+const PEEK_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Why a rank ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,6 +130,26 @@ impl Peer {
             if rest.is_empty() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Looks whether the peer, which has nothing to send, has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut reader = lock(&self.reader);
+        let mut header = [0; HEADER];
+        reader.set_read_timeout(Some(PEEK_TIMEOUT)).map_err(|error| self.lost(&error))?;
+        let seen = reader.peek(&mut header);
+        reader.set_read_timeout(None).map_err(|error| self.lost(&error))?;
+        match seen {
+            Ok(0) => Err(self.lost(&ErrorKind::UnexpectedEof.into())),
+            Ok(_) if header[0] == GOODBYE => {
+                reader.read_exact(&mut header).map_err(|error| self.lost(&error))?;
+                let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+                Err(self.goodbye(&mut reader, length))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
+            Err(error) => Err(self.lost(&error)),
         }
     }
 

@@ -172,6 +172,10 @@ impl Collective for Tcp {
         Ok(any[0] != 0)
     }
 
+    fn check(&self) -> Result<()> {
+        self.one(self.peers.iter().flatten().try_for_each(Peer::check))
+    }
+
     fn abort(&self, code: u8, message: &str) {
         self.leave(&Goodbye { who: self.name.clone(), code: Some(code), message: message.into() });
     }

@@ -1,44 +1,29 @@
 //! Makes the sampled batches: one thread per input reads windows ahead, others decode, and batches
 //! are sent in order.
 
-use crate::batch::{Batch, BatchSource};
+use crate::batch::{Batch, BatchSource, Part};
 use crate::data::cache::{Cache, Example};
 use crate::data::loader::Data;
 use crate::data::pair::{EncodedPair, NO_IMAGE};
 use crate::data::pairs::Pairs;
 use crate::data::reject_log::RejectSummary;
-use crate::data::sampler::{
-    BatchSampler, Blocks, MIN_CAPTION_KEY, Row, Sampler, Slot, Window, Windows, random_stream,
-};
+use crate::data::sampler::{BatchSampler, Blocks, Row, Sampler, Slot, Windows, random_stream};
 use crate::data::transform::{Draws, ImageTransform};
+use crate::data::windows::{InputBuffer, Scout, WindowReader};
 use crate::error::{Result, TrainError};
 use crate::options::TrainOptions;
 use candle_core::{Device, Tensor};
 use rand::Rng;
 use rayon::prelude::*;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use twinlens_image::Preprocess;
 use twinlens_pipeline::ByteBudget;
 
 /// Other pairs to try in place of one that cannot be decoded.
 const TRIES: usize = 1000;
-
-/// A window in memory: the rows that are not cached, by number within the input.
-struct LoadedWindow {
-    number: u64,
-    rows: HashMap<u64, EncodedPair>,
-}
-
-/// The rows of one input in memory.
-struct InputBuffer {
-    windows: Receiver<LoadedWindow>,
-    /// The window received last.
-    number: Option<u64>,
-    rows: HashMap<u64, EncodedPair>,
-}
 
 /// A use of a row.
 #[derive(Clone, Copy)]
@@ -64,6 +49,15 @@ impl Place {
         };
         if captions.is_empty() { Vec::new() } else { captions.swap_remove(number) }
     }
+}
+
+/// The batch of a step, of which a rank makes some places.
+struct BatchPlan<'a> {
+    step: u64,
+    /// All places of the batch.
+    slots: &'a [Slot],
+    /// Those of the rank.
+    places: Range<usize>,
 }
 
 /// Makes batches.
@@ -98,13 +92,13 @@ impl<'a> Feed<'a> {
         Ok(Self { data, options, size, transform, budget, cache, pool })
     }
 
-    /// Sends the batches of `steps` until the receiver is dropped.
-    pub(crate) fn run(&self, steps: Range<u64>, send: &SyncSender<Batch>) -> Result<()> {
+    /// Sends a rank's part of the batches until the receiver is dropped.
+    pub(crate) fn run(&self, part: Part, send: &SyncSender<Batch>) -> Result<()> {
         let stop = &self.data.stop;
         let layouts: Vec<_> = self.data.inputs.iter().map(|(pairs, _)| pairs.layout(stop)).collect();
         let mut sampler = BatchSampler::new(self.samplers(&layouts), self.options.batch_size);
         // Restores the position in the data, without reading images.
-        for step in 0..steps.start {
+        for step in 0..part.steps.start {
             sampler.set_batch(self.options.batch_size_at(step));
             sampler.next()?;
         }
@@ -113,11 +107,16 @@ impl<'a> Feed<'a> {
             let (mut buffers, mut readers) = (Vec::new(), Vec::new());
             for (input, one) in sampler.samplers.iter().enumerate() {
                 let (send, windows) = sync_channel(0);
-                buffers.push(InputBuffer { windows, number: None, rows: HashMap::new() });
+                buffers.push(InputBuffer::new(windows));
                 let (window, next, blocks) = (one.window.clone(), one.windows.clone(), &layouts[input]);
-                readers.push(scope.spawn(move || self.read(input, blocks, window, next, &send)));
+                let places = part.rows(self.options.batch_size);
+                let scout = (part.ranks > 1).then(|| Scout::new(sampler.clone(), input, places));
+                readers.push(scope.spawn(move || {
+                    let (pairs, skips) = (&self.data.inputs[input].0, &|row| self.needs_no_read(input, row));
+                    WindowReader { pairs, blocks, skips, scout }.run(window, next, &send)
+                }));
             }
-            let end = self.send_batches(&mut sampler, steps, &mut buffers, send);
+            let end = self.send_batches(&mut sampler, part, &mut buffers, send);
             // Ends readers that wait to send a window or for more data.
             stop.store(true, Ordering::Relaxed);
             drop(buffers);
@@ -147,42 +146,6 @@ impl<'a> Feed<'a> {
         layouts.iter().zip(&self.data.inputs).enumerate().map(sampler).collect()
     }
 
-    /// Reads windows in sequence, each after the previous one was received. `window` is the first.
-    fn read(
-        &self,
-        input: usize,
-        blocks: &dyn Blocks,
-        window: Window,
-        mut windows: Windows,
-        send: &SyncSender<LoadedWindow>,
-    ) -> Result<()> {
-        let pairs = &self.data.inputs[input].0;
-        let mut first = Some(window).filter(|window| !window.blocks.is_empty());
-        loop {
-            let window = match first.take() {
-                Some(window) => window,
-                None => windows.next(blocks)?,
-            };
-            let mut rows = HashMap::new();
-            let mut blocks_by_row = window.blocks;
-            blocks_by_row.sort_by_key(|block| block.start);
-            for block in blocks_by_row {
-                let keys = blocks.keys(&block)?;
-                let selected = |row: u64| {
-                    let usable =
-                        keys.get((row - block.start) as usize).is_some_and(|key| *key >= MIN_CAPTION_KEY);
-                    usable && !self.needs_no_read(input, row)
-                };
-                if (block.start..).take(keys.len()).any(selected) {
-                    rows.extend(pairs.read(&block, &selected)?);
-                }
-            }
-            if send.send(LoadedWindow { number: window.number, rows }).is_err() {
-                return Ok(());
-            }
-        }
-    }
-
     /// Whether a row is cached or rejected.
     fn needs_no_read(&self, input: usize, row: u64) -> bool {
         let is_cached = self.cache.as_ref().is_some_and(|cache| cache.contains(input, row));
@@ -192,18 +155,21 @@ impl<'a> Feed<'a> {
     fn send_batches(
         &self,
         sampler: &mut BatchSampler<'_>,
-        steps: Range<u64>,
+        part: Part,
         buffers: &mut [InputBuffer],
         send: &SyncSender<Batch>,
     ) -> Result<FeedEnd> {
-        for step in steps {
+        let places = part.rows(self.options.batch_size);
+        for step in part.steps {
             let slots = sampler.next()?;
             for (input, one) in sampler.samplers.iter().enumerate() {
-                if !buffers[input].advance(one, slots.iter().filter(|slot| slot.input == input)) {
+                let own = slots[places.clone()].iter().filter(|slot| slot.input == input);
+                if !buffers[input].advance(one, own) {
                     return Ok(FeedEnd::ReaderEnded);
                 }
             }
-            let batch = self.batch(step, sampler, &slots, buffers)?;
+            let plan = BatchPlan { step, slots: &slots, places: places.clone() };
+            let batch = self.batch(&plan, sampler, buffers)?;
             if send.send(batch).is_err() {
                 break;
             }
@@ -213,39 +179,35 @@ impl<'a> Feed<'a> {
 
     fn batch(
         &self,
-        step: u64,
+        plan: &BatchPlan<'_>,
         sampler: &BatchSampler<'_>,
-        slots: &[Slot],
         buffers: &mut [InputBuffer],
     ) -> Result<Batch> {
-        let (values, context) = (self.transform.values(), self.data.context);
+        let (values, context, step) = (self.transform.values(), self.data.context, plan.step);
         let mut draws = random_stream(self.options.seed, "crop", step);
-        let draws: Vec<Draws> = slots.iter().map(|_| std::array::from_fn(|_| draws.random())).collect();
+        let draws: Vec<Draws> = plan.slots.iter().map(|_| std::array::from_fn(|_| draws.random())).collect();
+        let (slots, draws) = (&plan.slots[plan.places.clone()], &draws[plan.places.clone()]);
         let bytes: Vec<Option<EncodedPair>> =
             slots.iter().map(|slot| buffers[slot.input].rows.remove(&slot.row.row)).collect();
         let mut pixels = vec![0.0; slots.len() * values];
         let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
-            let jobs = slots.par_iter().zip(bytes).zip(&draws).zip(pixels.par_chunks_exact_mut(values));
+            let jobs = slots.par_iter().zip(bytes).zip(draws).zip(pixels.par_chunks_exact_mut(values));
             jobs.with_max_len(1)
                 .map(|(((slot, bytes), draws), out)| self.make(Place::new(slot, step), bytes, *draws, out))
                 .collect::<Result<_>>()
         })?;
-        let mut substitutes = random_stream(self.options.seed, "substitute", step);
-        let mut seen: HashSet<u64> = slots.iter().map(|slot| slot.row.key).collect();
         let mut ids = Vec::with_capacity(slots.len() * context);
-        for (place, example) in examples.into_iter().enumerate() {
+        for (number, example) in examples.into_iter().enumerate() {
             ids.extend(match example {
                 Some(ids) => ids,
                 None => {
-                    let (slot, out) = (slots[place], &mut pixels[place * values..][..values]);
-                    let rows = &sampler.samplers[slot.input].rows;
-                    let (place, draws) = (Place::new(&slot, step), (draws[place], &mut substitutes));
-                    self.substitute(place, rows, draws, &mut seen, out)?
+                    let out = &mut pixels[number * values..][..values];
+                    let rows = &sampler.samplers[slots[number].input].rows;
+                    self.substitute(plan, number, (rows, draws[number]), out)?
                 }
             });
         }
-        let n = slots.len();
-        let seen = self.options.pairs_seen(step + 1) as f64;
+        let (n, seen) = (slots.len(), self.options.pairs_seen(step + 1) as f64);
         Ok(Batch {
             pixels: Tensor::from_vec(pixels, (n, 3, self.size, self.size), &Device::Cpu)?,
             ids: Tensor::from_vec(ids, (n, context), &Device::Cpu)?,
@@ -258,26 +220,31 @@ impl<'a> Feed<'a> {
         })
     }
 
-    /// Makes another pair of the window in place of a rejected one.
+    /// Makes another pair of the window in place of the rejected one at place `number` of the
+    /// rank's part. It depends on no other place of the batch, since other ranks make those; places
+    /// try different rows as long as the window has enough.
     fn substitute(
         &self,
-        Place { input, step, .. }: Place,
-        rows: &[Row],
-        (crop, draws): (Draws, &mut impl Rng),
-        seen: &mut HashSet<u64>,
+        plan: &BatchPlan<'_>,
+        number: usize,
+        (rows, crop): (&[Row], Draws),
         out: &mut [f32],
     ) -> Result<Vec<u32>> {
+        let (step, batch, place) = (plan.step, plan.slots.len(), plan.places.start + number);
+        let input = plan.slots[place].input;
+        let seen: HashSet<u64> = plan.slots.iter().map(|slot| slot.row.key).collect();
         let mut tried_rows = HashSet::new();
+        let count = rows.len();
+        let start = random_stream(self.options.seed, "substitute", step).random_range(0..count.max(1));
         for tried in 0..if rows.is_empty() { 0 } else { TRIES } {
-            let row = rows[draws.random_range(0..rows.len())];
+            let turn = place + tried * batch;
+            let row = rows[(start + turn + turn / count) % count];
             tried_rows.insert(row.row);
             // If every caption of the window is in the batch, repeat one.
             if seen.contains(&row.key) && tried < TRIES / 2 {
                 continue;
             }
-            let place = Place { input, row: row.row, step };
-            if let Some(ids) = self.make(place, None, crop, out)? {
-                seen.insert(row.key);
+            if let Some(ids) = self.make(Place { input, row: row.row, step }, None, crop, out)? {
                 return Ok(ids);
             }
         }
@@ -346,14 +313,28 @@ impl BatchSource for Data {
         &self,
         options: &TrainOptions,
         preprocess: &Preprocess,
-        steps: Range<u64>,
+        part: Part,
         send: &SyncSender<Batch>,
     ) -> Result<()> {
-        Feed::new(self, options, preprocess)?.run(steps, send)
+        Feed::new(self, options, preprocess)?.run(part, send)
     }
 
     fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn identity(&self) -> Result<String> {
+        let inputs =
+            self.inputs.iter().map(|(pairs, weight)| Ok(format!("{} x {weight}", pairs.identity()?)));
+        Ok(inputs.collect::<Result<Vec<_>>>()?.join(", "))
+    }
+
+    fn take_rejects(&self) -> Result<Vec<u8>> {
+        Ok(self.rejects.take_new())
+    }
+
+    fn merge_rejects(&self, lines: &[u8]) -> Result<()> {
+        self.rejects.merge(lines)
     }
 }
 
@@ -363,23 +344,4 @@ enum FeedEnd {
     Done,
     /// A reader sent no more windows.
     ReaderEnded,
-}
-
-impl InputBuffer {
-    /// Receives windows up to the current one of `sampler`. Of earlier windows, keeps rows that are
-    /// deferred or in this batch. False if the reader has ended.
-    fn advance<'s>(&mut self, sampler: &Sampler<'_>, batch: impl Iterator<Item = &'s Slot>) -> bool {
-        if self.number >= Some(sampler.window.number) {
-            return true;
-        }
-        let deferred = sampler.deferred.iter().map(|row| row.row);
-        let kept: HashSet<u64> = deferred.chain(batch.map(|slot| slot.row.row)).collect();
-        while self.number < Some(sampler.window.number) {
-            let Ok(LoadedWindow { number, rows }) = self.windows.recv() else { return false };
-            self.rows.retain(|row, _| kept.contains(row));
-            self.rows.extend(rows);
-            self.number = Some(number);
-        }
-        true
-    }
 }

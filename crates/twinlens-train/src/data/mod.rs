@@ -23,6 +23,7 @@ mod reject_log;
 mod sampler;
 mod transform;
 mod webdataset;
+mod windows;
 
 pub use loader::{Data, DataOptions, Input};
 pub(crate) use pair::holds_captions;

@@ -131,6 +131,20 @@ impl Pairs {
         matches!(self.source, Source::Growing(..))
     }
 
+    /// In words, with a checksum of the captions, what a complete input is.
+    pub(crate) fn identity(&self) -> Result<String> {
+        if self.is_growing() {
+            return Ok("a growing input".into());
+        }
+        let mut hash = crc32fast::Hasher::new();
+        for block in self.all_blocks()? {
+            hash.update(&block.bytes.to_le_bytes());
+            self.keys(&block)?.iter().for_each(|key| hash.update(&key.to_le_bytes()));
+        }
+        let index = self.index();
+        Ok(format!("{} pairs in {} rows ({:08x})", index.usable, index.rows, hash.finalize()))
+    }
+
     fn index_new_shards(&self, index: &mut Index) -> Result<()> {
         if index.complete {
             return Ok(());

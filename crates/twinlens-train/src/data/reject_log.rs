@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use twinlens_ranks::RankError;
 
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
@@ -50,6 +51,8 @@ impl fmt::Display for RejectSummary {
 pub(crate) struct RejectLog {
     path: PathBuf,
     rows: Mutex<(File, Rows)>,
+    /// Lines that no other rank has been told.
+    new: Mutex<String>,
 }
 
 impl RejectLog {
@@ -73,7 +76,7 @@ impl RejectLog {
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io(path))?;
         file.set_len(complete as u64).map_err(TrainError::io(path))?;
-        Ok(Self { path: path.to_owned(), rows: Mutex::new((file, rows)) })
+        Ok(Self { path: path.to_owned(), rows: Mutex::new((file, rows)), new: Mutex::default() })
     }
 
     pub(crate) fn contains(&self, input: usize, row: u64) -> bool {
@@ -82,15 +85,38 @@ impl RejectLog {
 
     /// Adds a row durably, unless it is already in the log.
     pub(crate) fn add(&self, input: usize, row: u64, code: &str, detail: &str) -> Result<()> {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if rows.1.contains_key(&(input, row)) {
-            return Ok(());
-        }
         let line = Line { input, row, code: code.into(), detail: detail.into() };
         let text = serde_json::to_string(&line).map_err(|e| TrainError::Options(e.to_string()))? + "\n";
+        if self.record(line, &text)? {
+            self.new.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+        }
+        Ok(())
+    }
+
+    /// Whether the row was not yet in the log.
+    fn record(&self, line: Line, text: &str) -> Result<bool> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if rows.1.contains_key(&(line.input, line.row)) {
+            return Ok(false);
+        }
         let written = rows.0.write_all(text.as_bytes()).and_then(|()| rows.0.sync_data());
         written.map_err(TrainError::io(&self.path))?;
-        rows.1.insert((input, row), (line.code, line.detail));
+        rows.1.insert((line.input, line.row), (line.code, line.detail));
+        Ok(true)
+    }
+
+    /// The lines that were added since the last call.
+    pub(crate) fn take_new(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes()
+    }
+
+    /// Adds the lines of another rank.
+    pub(crate) fn merge(&self, lines: &[u8]) -> Result<()> {
+        for text in String::from_utf8_lossy(lines).lines() {
+            let line = serde_json::from_str(text)
+                .map_err(|error| RankError::OutOfStep(format!("the rejects of another rank: {error}")))?;
+            self.record(line, &format!("{text}\n"))?;
+        }
         Ok(())
     }
 

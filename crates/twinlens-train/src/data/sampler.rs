@@ -132,6 +132,7 @@ impl Windows {
 const MAX_DEFERRED_BATCHES: usize = 4;
 
 /// Samples the rows of one input.
+#[derive(Clone)]
 pub(crate) struct Sampler<'a> {
     blocks: &'a dyn Blocks,
     seed: u64,
@@ -209,6 +210,7 @@ pub(crate) struct Slot {
 }
 
 /// Samples batches from all inputs.
+#[derive(Clone)]
 pub(crate) struct BatchSampler<'a> {
     /// One per input.
     pub(crate) samplers: Vec<Sampler<'a>>,

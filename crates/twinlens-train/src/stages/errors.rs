@@ -3,7 +3,6 @@
 use crate::error::TrainError;
 use twinlens_model::ModelError;
 use twinlens_pipeline::RunError;
-use twinlens_ranks::RankError;
 
 pub(super) fn model_error(error: ModelError) -> RunError {
     match error {
@@ -28,16 +27,8 @@ pub(super) fn train_error(error: TrainError) -> RunError {
         TrainError::Interrupted => RunError::Interrupted,
         TrainError::Tensor(error) => RunError::Internal(error.to_string()),
         TrainError::Panicked(_) => RunError::Internal(error.to_string()),
-        TrainError::Ranks(error) => rank_error(error),
+        TrainError::Ranks(error) => error.into(),
         other => RunError::user(other.to_string()),
-    }
-}
-
-fn rank_error(error: RankError) -> RunError {
-    match error {
-        RankError::Exited | RankError::OutOfStep(_) => RunError::Internal(error.to_string()),
-        RankError::Setup { message, hint } => RunError::user_with_hint(message, hint),
-        RankError::Lost { .. } | RankError::Ended { .. } => RunError::user(error.to_string()),
     }
 }
 

@@ -3,11 +3,11 @@
 use super::errors::{engine, model_error, train_error};
 use crate::checkpoint::Checkpoints;
 use crate::continuation::STATE_FILE;
+use crate::hooks::TrainOutput;
 use crate::log::LogRow;
 use crate::measure::Measurement;
 use crate::options::TrainOptions;
 use crate::snapshot::kept_file;
-use crate::trainer::TrainOutput;
 use datafusion::arrow::array::{
     ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };

@@ -22,7 +22,7 @@ use twinlens_model::Tokenizer;
 use twinlens_testkit::tar;
 use twinlens_train::ScheduleKind;
 use twinlens_train::data::{Captions, Columns, Data, DataContext, DataOptions, Input, Source};
-use twinlens_train::{AdamWOptions, BatchSource, TrainError, TrainOptions};
+use twinlens_train::{AdamWOptions, BatchSource, Part, TrainError, TrainOptions};
 
 const ROWS: usize = 60;
 const SIZE: u32 = 16;
@@ -183,10 +183,14 @@ type Batches = Vec<(Vec<f32>, Vec<Vec<u32>>, f64)>;
 
 /// Pixels, ids and epoch of each step from `first`.
 fn batches(data: &Data, options: &TrainOptions, first: u64) -> Batches {
+    parts(data, options, Part::whole(first..options.steps))
+}
+
+/// The same of a rank's part.
+fn parts(data: &Data, options: &TrainOptions, part: Part) -> Batches {
     let (send, receive) = sync_channel(1);
     std::thread::scope(|scope| {
-        let run =
-            scope.spawn(move || data.run(options, &Preprocess::clip(SIZE), first..options.steps, &send));
+        let run = scope.spawn(move || data.run(options, &Preprocess::clip(SIZE), part, &send));
         let batches = receive.iter().map(|batch| {
             let pixels = batch.pixels.flatten_all().unwrap().to_vec1().unwrap();
             (pixels, batch.ids.to_vec2().unwrap(), batch.epoch)
@@ -288,6 +292,47 @@ fn batches_do_not_depend_on_settings_or_the_first_step() {
 }
 
 #[test]
+fn ranks_decode_their_own_rows_of_the_same_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = [hub(folder.path()), Input { weight: 0.5, ..webdataset(folder.path()) }];
+    let work = |name: &str| folder.path().join(name);
+    let decoded = |name: &str| std::fs::metadata(work(name).join("decoded")).unwrap().len() as f64;
+    let cached = LoaderSettings { cache_bytes: u64::MAX, ..DEFAULT };
+    for (settings, first) in [(DEFAULT, 0), (cached, 0), (DEFAULT, 7)] {
+        let options = train_options(12, 8);
+        let data = open(&inputs, settings, 8, &work("whole")).unwrap();
+        let whole = batches(&data, &options, first);
+        for ranks in [2, 4] {
+            let mut all: Vec<Data> = Vec::new();
+            let mut joined: Batches = whole.iter().map(|batch| (Vec::new(), Vec::new(), batch.2)).collect();
+            for rank in 0..ranks {
+                let name = format!("{ranks}-{rank}");
+                let own = open(&inputs, settings, 8, &work(&name)).unwrap();
+                assert_eq!(own.identity().unwrap(), data.identity().unwrap());
+                let made = parts(&own, &options, Part { steps: first..12, rank, ranks });
+                for (batch, (pixels, ids, epoch)) in joined.iter_mut().zip(made) {
+                    batch.0.extend(pixels);
+                    batch.1.extend(ids);
+                    assert_eq!(batch.2, epoch);
+                }
+                if settings.cache_bytes > 0 {
+                    // A few rows come twice, to another rank.
+                    let share = decoded(&name) / decoded("whole");
+                    assert!(share < 1.4 / ranks as f64, "rank {rank} of {ranks} decodes {share} of all");
+                }
+                all.push(own);
+            }
+            assert!(joined == whole, "{ranks} ranks from {first}");
+            // What each has rejected is known to all afterwards.
+            let lines: Vec<Vec<u8>> = all.iter().map(|data| data.take_rejects().unwrap()).collect();
+            lines.iter().for_each(|lines| all[0].merge_rejects(lines).unwrap());
+            assert_eq!(rejects(&all[0]), rejects(&data));
+            assert_eq!(all[0].take_rejects().unwrap(), b"");
+        }
+    }
+}
+
+#[test]
 fn a_followed_input_gives_the_same_batches_as_a_complete_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut dataset = writer(folder.path());
@@ -306,6 +351,9 @@ fn a_followed_input_gives_the_same_batches_as_a_complete_one() {
     });
     let expected = rejects(&data);
     assert_eq!(expected.len(), 3);
+    let data = open(&[growing(folder.path())], DEFAULT, 8, &folder.path().join("half")).unwrap();
+    let half = parts(&data, &options, Part { steps: 0..20, rank: 1, ranks: 2 });
+    assert!(half.iter().zip(&live).all(|(half, whole)| half.1 == whole.1[4..]));
     let data = open(&[growing(folder.path())], DEFAULT, 8, &folder.path().join("after")).unwrap();
     assert!(batches(&data, &options, 0) == live);
     assert!(batches(&data, &options, 9) == live[9..]);

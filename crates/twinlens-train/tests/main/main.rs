@@ -3,6 +3,7 @@
 
 mod data;
 mod parallel;
+mod processes;
 mod stages;
 mod support;
 mod training;

@@ -160,7 +160,14 @@ fn run_training(
         let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
         let (calls, cut) = (AtomicUsize::new(1), cuts.next().copied());
         let stop = || Some(calls.fetch_add(1, Relaxed)) == cut;
-        let hooks = Hooks { now: &|| 7, note: &|_| (), stop: &stop, observe: &mut |_| (), evaluate: None };
+        let hooks = Hooks {
+            now: &|| 7,
+            note: &|_| (),
+            stop: &stop,
+            observe: &mut |_| (),
+            evaluate: None,
+            processes: None,
+        };
         match train(&clip, &COLOURS, options, &checkpoints, hooks).unwrap() {
             Outcome::Finished(output) => {
                 assert!(cuts.next().is_none(), "not every interruption happened");
@@ -223,7 +230,14 @@ fn frozen_parts_do_not_change() {
     let mut clip = Clip::new(config(), 3).unwrap();
     clip.freeze(&["visual".into(), "transformer.resblocks.0".into()]).unwrap();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
-    let hooks = Hooks { now: &|| 7, note: &|_| (), stop: &|| false, observe: &mut |_| (), evaluate: None };
+    let hooks = Hooks {
+        now: &|| 7,
+        note: &|_| (),
+        stop: &|| false,
+        observe: &mut |_| (),
+        evaluate: None,
+        processes: None,
+    };
     let options = TrainOptions { micro_batch: Some(7), ..options(6) };
     assert!(matches!(train(&clip, &COLOURS, &options, &checkpoints, hooks), Ok(Outcome::Finished(_))));
     let bits = |clip: &Clip, name: &str| -> Vec<u32> {
@@ -243,8 +257,14 @@ fn a_failing_rank_reports_its_error() {
     let clip = Clip::new(config(), 3).unwrap();
     let checkpoints = Checkpoints::new(&dir.path().join("checkpoints"), "test".into(), 2).unwrap();
     let run = |options: TrainOptions| {
-        let hooks =
-            Hooks { now: &|| 7, note: &|_| (), stop: &|| false, observe: &mut |_| (), evaluate: None };
+        let hooks = Hooks {
+            now: &|| 7,
+            note: &|_| (),
+            stop: &|| false,
+            observe: &mut |_| (),
+            evaluate: None,
+            processes: None,
+        };
         train(&clip, &COLOURS, &options, &checkpoints, hooks).err().unwrap()
     };
     let wild = TrainOptions { lr: 1e30, warmup: 0, ranks: 4, ..options(20) };

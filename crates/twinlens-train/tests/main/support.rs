@@ -1,12 +1,10 @@
 //! A small model, and synthetic pairs that it can learn.
 
 use candle_core::{Device, Tensor};
-use std::ops::Range;
 use std::sync::mpsc::SyncSender;
 use twinlens_image::Preprocess;
 use twinlens_model::{Activation, ClipConfig, Objective, ResNetConfig, TextConfig, VitConfig};
-use twinlens_train::ScheduleKind;
-use twinlens_train::{AdamWOptions, Batch, BatchSource, Result, TrainOptions};
+use twinlens_train::{AdamWOptions, Batch, BatchSource, Part, Result, ScheduleKind, TrainOptions};
 
 const PAIRS: u32 = 48;
 
@@ -63,11 +61,12 @@ impl BatchSource for Synthetic {
         &self,
         options: &TrainOptions,
         preprocess: &Preprocess,
-        steps: Range<u64>,
+        part: Part,
         send: &SyncSender<Batch>,
     ) -> Result<()> {
         let (n, size) = (options.batch_size, preprocess.size as usize);
-        for step in steps {
+        let own = part.rows(n);
+        for step in part.steps {
             // Distinct pairs, starting at one that depends on step and seed.
             let first = (step * 29 + options.seed * 7) as u32;
             let pairs: Vec<u32> = (0..n as u32).map(|k| (first + k * 5) % PAIRS).collect();
@@ -82,7 +81,7 @@ impl BatchSource for Synthetic {
                 ids: Tensor::from_vec(ids, (n, 6), &Device::Cpu)?,
                 epoch: (step + 1) as f64 * n as f64 / f64::from(PAIRS),
             };
-            if send.send(batch).is_err() {
+            if send.send(batch.rows(own.start, own.len())?).is_err() {
                 return Ok(());
             }
         }

@@ -35,6 +35,7 @@ fn run_until(
         stop: &|| stop.load(Relaxed),
         observe: &mut observe,
         evaluate: None,
+        processes: None,
     };
     train(clip, data, options, checkpoints, hooks)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use twinlens_model::Precision;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressMode {
@@ -23,6 +24,16 @@ pub(crate) enum VerifyMode {
     First,
     /// Never
     Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RanksMode {
+    /// Threads of this process, whatever started it
+    Threads,
+    /// Processes that meet by TCP at MASTER_ADDR:MASTER_PORT
+    Tcp,
+    /// Processes that meet by MPI (needs a build with `--features mpi`)
+    Mpi,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +85,18 @@ pub(crate) enum RowFormat {
     Json,
     /// One Parquet file
     Parquet,
+}
+
+/// A precision of matrix products.
+pub(super) fn precision(name: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::Bf16, Precision::F16];
+    let known = all.into_iter().find(|precision| precision.name() == name);
+    known.ok_or_else(|| "expected f32, bf16 or f16".into())
+}
+
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_string())?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("expected a positive number".into()) }
 }
 
 /// A number of bytes: `512MiB`, `2GB`, `1.5g`, `4096`.

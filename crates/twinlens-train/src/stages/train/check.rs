@@ -160,11 +160,12 @@ impl<E> TrainStageOptions<E> {
             "`batch_size` must be at least 2: the loss needs negatives",
             "too small",
         );
-        for count in self.micro_batch.iter().chain(&self.ranks) {
+        if let Some(count) = &self.micro_batch {
             ports.expect(**count > 0, count.span(), "this must be at least 1", "this is 0");
         }
-        if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ***ranks > 0) {
-            let holds = self.batch_size.is_multiple_of(**ranks);
+        if let (Some(ranks), Some(count)) = (&self.ranks, self.rank_count()) {
+            ports.expect(count > 0, ranks.span(), "this must be at least 1", "this is 0");
+            let holds = count == 0 || self.batch_size.is_multiple_of(count);
             ports.expect(
                 holds,
                 ranks.span(),

@@ -10,12 +10,14 @@ use crate::stages::start;
 use async_trait::async_trait;
 use options::TrainStageOptions;
 use run::{EVALUATIONS, Run, Training};
+use std::path::PathBuf;
 use std::sync::Arc;
 use twinlens_dataset::contracts;
 use twinlens_model::Clip;
 use twinlens_pipeline::evaluation::{Evaluation, Never};
 use twinlens_pipeline::{
-    ArtifactInput, Inputs, Job, Output, Ports, Product, RunContext, RunError, SortKey, StageKind, Work,
+    ArtifactInput, Inputs, Job, Output, Ports, Product, RunContext, RunError, SharedJob, SortKey, StageKind,
+    Work,
 };
 
 /// How many trainings of a stage are kept, the current one included: a model takes hours.
@@ -27,7 +29,7 @@ pub struct Train<E = Never>(Arc<Training<E>>);
 impl<E: Evaluation<Clip>> StageKind for Train<E> {
     type Options = TrainStageOptions<E>;
     const NAME: &'static str = "train";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const EXAMPLE: &'static str = r#"[stages.clip]
 kind = "train"
 input = "images"
@@ -58,6 +60,7 @@ epochs = 20
             config.iter().for_each(|config| start::check(ports, parts, config));
         }
         ports.generations(GENERATIONS);
+        ports.ranks(SharedJob { transport: options.ranks.as_ref().and_then(|ranks| ranks.transport()) });
         let width = match (&config, &from) {
             (Some(config), _) => Some(config.embed),
             (None, Some(ArtifactInput::Dataset(table))) => {
@@ -77,18 +80,32 @@ epochs = 20
     }
 }
 
+impl<E> Train<E> {
+    fn prepare(&self, cx: &RunContext, inputs: &Inputs, work: PathBuf) -> Run<E> {
+        Run { training: self.0.clone(), cx: cx.clone(), inputs: inputs.clone(), work }
+    }
+}
+
 #[async_trait]
 impl<E: Evaluation<Clip>> Job for Train<E> {
     async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let work = output.work_dir()?;
         if !output.is_done(0) {
-            let run =
-                Run { training: self.0.clone(), cx: cx.clone(), inputs: inputs.clone(), work: work.clone() };
+            let run = self.prepare(cx, inputs, work.clone());
             let split = output.split(0, "model and log");
             let split = twinlens_pipeline::blocking(move || run.run(split)).await??;
             output.commit(split).await?;
         }
         // Checkpoints and cached images are no longer needed.
         std::fs::remove_dir_all(&work).map_err(|error| RunError::io(work, error))
+    }
+
+    async fn follow(&self, cx: &RunContext, inputs: &Inputs) -> Result<(), RunError> {
+        // The work directory of the stage is rank 0's. Nothing here outlives the process.
+        let work = cx.files.scratch.join("rank").join(&cx.stage);
+        let run = self.prepare(cx, inputs, work.clone());
+        let followed = twinlens_pipeline::blocking(move || run.follow()).await?;
+        // What failed before there was a folder is more useful than that there is none.
+        followed.and(std::fs::remove_dir_all(&work).map_err(|error| RunError::io(work, error)))
     }
 }

@@ -12,6 +12,7 @@ use twinlens_model::{ClipConfig, DeviceOption, Objective, Precision};
 use twinlens_pipeline::evaluation::Never;
 use twinlens_pipeline::suggest::did_you_mean;
 use twinlens_pipeline::{Fault, Input, Located, RunContext, RunError};
+use twinlens_ranks::Transport;
 
 /// Trains a CLIP model on pairs. Writes `config.json`, `model.safetensors` (open_clip's names) and
 /// `tokenizer.json`; its table is the log, one row per step.
@@ -121,10 +122,11 @@ pub struct TrainStageOptions<E = Never> {
     /// one micro-batch at a time. [default: the whole batch]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) micro_batch: Option<Located<usize>>,
-    /// Number of threads, each with a replica of the model and an equal part of each batch.
-    /// [default: 1]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) ranks: Option<Located<usize>>,
+    /// Ranks, each with a replica of the model and an equal part of each batch: a number of threads
+    /// of this process, or processes that a launcher started and that meet by `tcp` or `mpi` (then
+    /// their number changes sums by rounding alone). `--ranks` takes precedence. [default: 1]
+    #[serde(skip_serializing_if = "RanksOption::are_processes")]
+    pub(super) ranks: Option<Located<RanksOption>>,
     /// Gradient checkpointing: keep only the inputs of transformer blocks and recompute the rest in
     /// the backward pass. Needs less memory and more time. No effect on a ResNet or on a GPU.
     /// [default: false]
@@ -183,6 +185,49 @@ pub(crate) enum Weights {
     Last,
     /// Those of the best step.
     Best,
+}
+
+/// Threads, or processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum RanksOption {
+    /// So many threads.
+    Count(usize),
+    /// What they are.
+    Kind(RanksKind),
+}
+
+/// What ranks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RanksKind {
+    /// Threads: one, unless a number is given instead.
+    Threads,
+    /// Processes, connected by TCP.
+    Tcp,
+    /// Processes, connected by MPI.
+    Mpi,
+}
+
+impl RanksOption {
+    /// Whether the option gives no number: only a number belongs to the recipe, so that a training
+    /// may resume with more or fewer processes.
+    fn are_processes(option: &Option<Located<Self>>) -> bool {
+        !matches!(option.as_deref(), Some(Self::Count(_)))
+    }
+
+    pub(super) fn count(self) -> Option<usize> {
+        if let Self::Count(count) = self { Some(count) } else { None }
+    }
+
+    pub(super) fn transport(self) -> Option<Transport> {
+        match self {
+            Self::Count(_) => None,
+            Self::Kind(RanksKind::Threads) => Some(Transport::Threads),
+            Self::Kind(RanksKind::Tcp) => Some(Transport::Tcp),
+            Self::Kind(RanksKind::Mpi) => Some(Transport::Mpi),
+        }
+    }
 }
 
 /// A preset or a shape.
@@ -291,6 +336,11 @@ impl<E> TrainStageOptions<E> {
         one.chain(self.inputs.iter().map(|several| (several.input.clone(), *several.weight))).collect()
     }
 
+    /// The number of ranks, if it is given.
+    pub(super) fn rank_count(&self) -> Option<usize> {
+        self.ranks.as_ref().and_then(|ranks| ranks.count())
+    }
+
     /// `earlier` are the steps of the training that is continued; `evaluate_every` is the number of
     /// steps between evaluations.
     ///
@@ -334,7 +384,7 @@ impl<E> TrainStageOptions<E> {
             keep_state: self.keep_state,
             batch_size: *self.batch_size,
             micro_batch: self.micro_batch.as_ref().map(|count| **count),
-            ranks: self.ranks.as_ref().map_or(1, |count| **count),
+            ranks: self.rank_count().unwrap_or(1),
             lr: *self.lr,
             warmup,
             adamw: AdamWOptions {

@@ -5,17 +5,19 @@ use super::options::TrainStageOptions;
 use crate::checkpoint::Checkpoints;
 use crate::continuation::Earlier;
 use crate::data::{Data, DataContext, DataOptions, Input};
+use crate::hooks::{Evaluate, Hooks, Outcome};
 use crate::log::LogRow;
 use crate::options::TrainOptions;
+use crate::processes::Processes;
 use crate::snapshot::CHECKPOINTS;
-use crate::stages::errors::{model_error, train_error};
+use crate::stages::errors::model_error;
 use crate::stages::inputs::PairsInput;
 use crate::stages::output::{ModelFiles, evaluations_batch, log_batch};
 use crate::stages::start;
-use crate::trainer::{Evaluate, Hooks, Outcome, train};
+use crate::trainer::{follow, train};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_model::weights::{FOLDER_FILES, directory_of};
@@ -52,49 +54,105 @@ pub(crate) struct Run<E> {
     pub(crate) work: PathBuf,
 }
 
+/// What a rank trains.
+struct Opened {
+    /// On its device, before the first step.
+    clip: Clip,
+    data: Data,
+    options: TrainOptions,
+    tokenizer: Tokenizer,
+    tokenizer_file: PathBuf,
+}
+
 impl<E> Run<E> {
     /// Trains, resuming from the newest checkpoint, and fills the split.
     pub(crate) fn run(self, mut split: SplitWriter) -> Result<SplitWriter, RunError> {
-        let training = self.training.clone();
-        let file = self.tokenizer_file()?;
-        let tokenizer = Tokenizer::load(&file).map_err(model_error)?;
-        let continued = self.continued()?;
-        let earlier = continued.as_ref().map(Continued::state).transpose()?;
-        let clip = self.initial_model(&tokenizer)?;
-        let data = self.data(&tokenizer, clip.config())?;
-        let evaluate_every = training.evaluation.as_ref().map(|evaluation| evaluation.every());
-        let batches = earlier.as_ref().map_or(Vec::new(), Earlier::batches);
-        let options = training.options.train_options(&self.cx, data.pairs(), batches, evaluate_every)?;
-        let run = self.identity(&options, &tokenizer, clip.config())?;
+        let trained = self.open().and_then(|(opened, earlier)| {
+            let checkpoints = self.checkpoints(&opened, earlier)?;
+            Ok((self.train(&opened, &checkpoints)?, opened, checkpoints))
+        });
+        let (outcome, opened, checkpoints) = trained.inspect_err(|error| self.abort(error))?;
+        let Outcome::Finished(output) = outcome else { return Err(RunError::Interrupted) };
+        let Opened { clip, data, options, tokenizer, .. } = &opened;
+        split.write(MAIN, &log_batch(&output.log, &output.changes)?)?;
+        if self.training.evaluation.is_some() {
+            split.write(EVALUATIONS, &evaluations_batch(&output.measurements, options)?)?;
+        }
+        data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
+        let (output, checkpoints) = (&output, &checkpoints);
+        let model = ModelFiles { clip, output, best: options.keep_best, tokenizer, checkpoints };
+        model.write(&self.work, &mut split)?;
+        Ok(split)
+    }
+
+    /// The part of a process other than rank 0.
+    pub(crate) fn follow(self) -> Result<(), RunError> {
+        // The state of an earlier training comes from rank 0.
+        let opened = self.open().map(|(opened, _)| opened);
+        let followed = opened.and_then(|Opened { clip, data, options, .. }| {
+            let missing = || RunError::Internal("a rank without others".into());
+            let (processes, cancel) = (self.processes()?.ok_or_else(missing)?, &self.cx.cancel);
+            Ok(follow(&clip, &data, &options, &processes, &|| cancel.is_cancelled())?)
+        });
+        let is_done = followed.inspect_err(|error| self.abort(error))?;
+        if is_done { Ok(()) } else { Err(RunError::Interrupted) }
+    }
+
+    /// Tells other processes that this one fails while they wait for it.
+    fn abort(&self, error: &RunError) {
+        if let Some(ranks) = &self.cx.ranks {
+            ranks.abort(error);
+        }
+    }
+
+    /// Those of rank 0. The state of an earlier training becomes the first.
+    fn checkpoints(
+        &self,
+        opened: &Opened,
+        earlier: Option<(Continued, Earlier)>,
+    ) -> Result<Checkpoints, RunError> {
+        let Opened { clip, options, tokenizer, .. } = opened;
+        let run = self.identity(options, tokenizer, clip.config())?;
         let folder = self.work.join(CHECKPOINTS);
-        let checkpoints =
-            Checkpoints::new(&folder, run, training.options.keep_checkpoints).map_err(train_error)?;
+        let checkpoints = Checkpoints::new(&folder, run, self.training.options.keep_checkpoints)?;
         // With these, a checkpoint is a model that others can read.
         clip.save_description(&folder).map_err(model_error)?;
         tokenizer.save(&folder.join(TOKENIZER_FILE)).map_err(model_error)?;
-        if let Some((continued, earlier)) = continued.zip(earlier)
-            && checkpoints.is_empty().map_err(train_error)?
+        if let Some((continued, earlier)) = earlier
+            && checkpoints.is_empty()?
         {
-            let change = continued.change(&training.written, &self.tables());
-            earlier.begin(&checkpoints, &clip, options.ema.is_some(), change).map_err(train_error)?;
+            let change = continued.change(&self.training.written, &self.tables());
+            earlier.begin(&checkpoints, clip, options.ema.is_some(), change)?;
         }
-        let outcome = self.train(&clip, &data, &file, &options, &checkpoints)?;
-        let Outcome::Finished(output) = outcome else { return Err(RunError::Interrupted) };
-        split.write(MAIN, &log_batch(&output.log, &output.changes)?)?;
-        if training.evaluation.is_some() {
-            split.write(EVALUATIONS, &evaluations_batch(&output.measurements, &options)?)?;
+        Ok(checkpoints)
+    }
+
+    /// The processes that train with this one, if there are any.
+    fn processes(&self) -> Result<Option<Processes>, RunError> {
+        let Some(ranks) = &self.cx.ranks else { return Ok(None) };
+        let size = ranks.collective.size();
+        if let Some(count) = self.training.options.rank_count().filter(|count| *count != size) {
+            let message = format!("`ranks = {count}`, but {size} processes were started");
+            let hint = format!("start {count} processes, or remove the number from the pipeline file");
+            return Err(RunError::user_with_hint(message, hint));
         }
-        data.write_rejects(&self.cx.stage, |rows| write_rejects(&mut split, rows))?;
-        let best = options.keep_best;
-        let model = ModelFiles {
-            clip: &clip,
-            output: &output,
-            best,
-            tokenizer: &tokenizer,
-            checkpoints: &checkpoints,
-        };
-        model.write(&self.work, &mut split)?;
-        Ok(split)
+        Ok(Some(Processes { ranks: ranks.collective.clone(), threads: ranks.threads }))
+    }
+
+    /// Opens the data and makes the model before the first step. With it, the training that this
+    /// one continues, whose state is as large as that of this one.
+    fn open(&self) -> Result<(Opened, Option<(Continued, Earlier)>), RunError> {
+        let training = &self.training;
+        let tokenizer_file = self.tokenizer_file()?;
+        let tokenizer = Tokenizer::load(&tokenizer_file).map_err(model_error)?;
+        let continued = self.continued()?;
+        let earlier = continued.map(|of| of.state().map(|state| (of, state))).transpose()?;
+        let clip = self.initial_model(&tokenizer)?;
+        let data = self.data(&tokenizer, clip.config())?;
+        let evaluate_every = training.evaluation.as_ref().map(|evaluation| evaluation.every());
+        let batches = earlier.as_ref().map_or(Vec::new(), |(_, state)| state.batches());
+        let options = training.options.train_options(&self.cx, data.pairs(), batches, evaluate_every)?;
+        Ok((Opened { clip, data, options, tokenizer, tokenizer_file }, earlier))
     }
 
     /// The training that this one continues.
@@ -141,7 +199,8 @@ impl<E> Run<E> {
     /// The model before the first step, on its device.
     fn initial_model(&self, tokenizer: &Tokenizer) -> Result<Clip, RunError> {
         let (training, options) = (&self.training, &self.training.options);
-        let device = options.device.open(*options.precision).map_err(model_error)?;
+        let local_rank = self.cx.ranks.as_ref().map_or(0, |ranks| ranks.local_rank);
+        let device = options.device.open_for(local_rank, *options.precision).map_err(model_error)?;
         let from = self.from()?;
         let mut config = match (&training.config, &from) {
             (Some(config), _) => config.clone(),
@@ -172,16 +231,9 @@ impl<E> Run<E> {
         clip.to_device(&device, *options.precision).map_err(model_error)
     }
 
-    /// `tokenizer` is the path of its file.
-    fn train(
-        &self,
-        clip: &Clip,
-        data: &Data,
-        tokenizer: &Path,
-        options: &TrainOptions,
-        checkpoints: &Checkpoints,
-    ) -> Result<Outcome, RunError> {
-        let cx = &self.cx;
+    fn train(&self, opened: &Opened, checkpoints: &Checkpoints) -> Result<Outcome, RunError> {
+        let Opened { clip, data, options, tokenizer_file, .. } = opened;
+        let (cx, processes) = (&self.cx, self.processes()?);
         cx.progress.total(options.steps);
         let mut counted = 0;
         let mut observe = |row: &LogRow| {
@@ -200,7 +252,7 @@ impl<E> Run<E> {
         };
         let evaluation = self.training.evaluation.as_ref();
         let mut evaluator =
-            evaluation.map(|evaluation| evaluation.open(cx, &self.inputs, tokenizer)).transpose()?;
+            evaluation.map(|evaluation| evaluation.open(cx, &self.inputs, tokenizer_file)).transpose()?;
         let mut evaluate = evaluator.as_mut().map(|evaluator| {
             move |clip: &Clip, step: u64| -> Result<Vec<Measured>, RunError> {
                 let found = evaluator.evaluate(clip, step)?;
@@ -232,8 +284,9 @@ impl<E> Run<E> {
             note: &|message| cx.progress.note(message),
             observe: &mut observe,
             evaluate: evaluate.as_mut().map(|evaluate| evaluate as &mut Evaluate<'_>),
+            processes: processes.as_ref(),
         };
-        train(clip, data, options, checkpoints, hooks).map_err(train_error)
+        Ok(train(clip, data, options, checkpoints, hooks)?)
     }
 
     fn data(&self, tokenizer: &Tokenizer, config: &ClipConfig) -> Result<Data, RunError> {
@@ -246,7 +299,10 @@ impl<E> Run<E> {
         let options = DataOptions {
             shuffle_bytes: stage.shuffle_bytes,
             decode_bytes: cx.bytes_in_flight,
-            threads: cx.session.copied_config().target_partitions(),
+            threads: match &cx.ranks {
+                Some(ranks) => ranks.threads,
+                None => cx.session.copied_config().target_partitions(),
+            },
             cache_bytes: stage.cache.bytes(),
         };
         let context = DataContext {
@@ -256,7 +312,7 @@ impl<E> Run<E> {
             work: &self.work.join("data"),
             cancel: &cx.cancel,
         };
-        Data::open(inputs, options, &context).map_err(train_error)
+        Ok(Data::open(inputs, options, &context)?)
     }
 
     /// Identifies the training that checkpoints belong to. The work directory already belongs to
