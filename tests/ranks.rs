@@ -95,7 +95,8 @@ fn trained(place: &Place, dir: &str) -> (BTreeMap<String, Vec<u8>>, Vec<String>)
     let weights: BTreeMap<String, Vec<u8>> = weights
         .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
         .collect();
-    assert_eq!(weights.len(), 2, "the model and the weights of the last step: {:?}", weights.keys());
+    let kinds = "the model, the weights of the last step, and the state to continue from";
+    assert_eq!(weights.len(), 3, "{kinds}: {:?}", weights.keys());
     let query =
         "select step, samples_seen, epoch, loss, lr, logit_scale, grad_norm, wall from clip order by step";
     (weights, place.ask(dir, query))
@@ -126,6 +127,23 @@ fn processes_leave_the_files_of_threads() {
     assert_eq!(left, 0);
     // A run that is complete needs no training, and ends all ranks well.
     all_succeed(start(&place, ("processes-4", &[]), 2));
+}
+
+/// Two parts of a training by processes are the whole by threads.
+#[test]
+fn processes_continue_a_training() {
+    let place = place();
+    let with = |steps: &'static str, more: &[&'static str]| -> Vec<&'static str> {
+        let set =
+            ["stages.clip.schedule=constant", "stages.clip.warmup=2", steps].map(|value| ["--set", value]);
+        [&set.concat()[..], more].concat()
+    };
+    let whole = with("stages.clip.steps=20", &["--set", "stages.clip.ranks=2"]);
+    let output = alone(&place, "whole", &whole).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    all_succeed(start(&place, ("parts", &with("stages.clip.steps=10", &[])), 2));
+    all_succeed(start(&place, ("parts", &with("stages.clip.steps=20", &["--continue", "clip"])), 2));
+    assert!(trained(&place, "parts") == trained(&place, "whole"));
 }
 
 /// Any rank is killed at any time; all others end soon and name it. The same command, with as many

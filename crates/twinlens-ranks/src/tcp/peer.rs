@@ -25,6 +25,8 @@ const GOODBYE_BYTES: usize = 64 << 10;
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a look at a peer that has nothing to send may take.
 const PEEK_TIMEOUT: Duration = Duration::from_millis(1);
+/// How often a reader of last words looks whether it need wait no longer.
+const WORDS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Why a rank ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +53,8 @@ pub(super) struct Peer {
     name: String,
     reader: Mutex<TcpStream>,
     writer: Mutex<Writer>,
+    /// Whether its connection was found closed or dead, whatever it said before.
+    is_gone: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,10 +80,16 @@ impl Peer {
         #[cfg(target_os = "linux")]
         SockRef::from(&stream).set_tcp_user_timeout(Some(Duration::from_secs(12)))?;
         let writer = Writer { stream: stream.try_clone()?, is_broken: false };
-        Ok(Self { name, reader: Mutex::new(stream), writer: Mutex::new(writer) })
+        let (reader, writer) = (Mutex::new(stream), Mutex::new(writer));
+        Ok(Self { name, reader, writer, is_gone: AtomicBool::new(false) })
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
     }
 
     fn lost(&self, error: &io::Error) -> RankError {
+        self.is_gone.store(true, Ordering::Relaxed);
         let why = match error.kind() {
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
                 "it closed its connection (killed, or out of memory?)".into()
@@ -111,7 +121,7 @@ impl Peer {
         loop {
             let mut header = [0; HEADER];
             reader.read_exact(&mut header).map_err(|error| self.lost(&error))?;
-            let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+            let length = content_length(header);
             match header[0] {
                 DATA if length == rest.len().min(FRAME) => {}
                 GOODBYE => return Err(self.goodbye(&mut reader, length)),
@@ -144,8 +154,7 @@ impl Peer {
             Ok(0) => Err(self.lost(&ErrorKind::UnexpectedEof.into())),
             Ok(_) if header[0] == GOODBYE => {
                 reader.read_exact(&mut header).map_err(|error| self.lost(&error))?;
-                let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-                Err(self.goodbye(&mut reader, length))
+                Err(self.goodbye(&mut reader, content_length(header)))
             }
             Ok(_) => Ok(()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
@@ -162,6 +171,21 @@ impl Peer {
         }
     }
 
+    /// Skips what the peer has sent, up to its goodbye. Waits for more while `waits` says so.
+    pub(super) fn last_words(&self, waits: &dyn Fn() -> bool) -> Option<Goodbye> {
+        let mut reader = lock(&self.reader);
+        reader.set_read_timeout(Some(WORDS_TIMEOUT)).ok()?;
+        loop {
+            let mut header = [0; HEADER];
+            fill(&mut reader, &mut header, waits)?;
+            let mut content = vec![0; content_length(header).min(FRAME)];
+            fill(&mut reader, &mut content, waits)?;
+            if header[0] == GOODBYE {
+                return serde_json::from_slice(&content).ok();
+            }
+        }
+    }
+
     /// Says why nothing more will come. `failed` must be set.
     pub(super) fn leave(&self, goodbye: &Goodbye, failed: &AtomicBool) {
         // Another thread may be in the middle of a frame for a moment.
@@ -174,6 +198,26 @@ impl Peer {
             let _ = writer.frame(GOODBYE, &text, failed);
         }
     }
+}
+
+fn content_length(header: [u8; HEADER]) -> usize {
+    u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize
+}
+
+/// Reads as many bytes, from a reader with a timeout. `None` if they do not come.
+fn fill(reader: &mut TcpStream, mut bytes: &mut [u8], waits: &dyn Fn() -> bool) -> Option<()> {
+    while !bytes.is_empty() {
+        match reader.read(bytes) {
+            Ok(0) => return None,
+            Ok(read) => bytes = &mut bytes[read..],
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock | ErrorKind::TimedOut if waits() => {}
+                _ => return None,
+            },
+        }
+    }
+    Some(())
 }
 
 impl Writer {

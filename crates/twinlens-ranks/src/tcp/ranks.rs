@@ -5,6 +5,10 @@ use crate::collective::Collective;
 use crate::error::{RankError, Result};
 use crate::pieces::{piece, sum_in_order};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long to listen to the other ranks for why one of them is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One of several ranks that are processes, made by [`Meeting::join`](super::Meeting::join).
 #[derive(Debug)]
@@ -44,11 +48,12 @@ impl Tcp {
         let send = || self.turns(true).try_for_each(|to| self.peer(to)?.send(outgoing(to), &self.failed));
         let mut receive = || {
             let received = self.turns(false).try_for_each(|from| receive(self.peer(from)?, from));
-            // Ends a sender whose peer no longer reads.
-            if received.is_err() {
+            received.map_err(|error| {
+                let cause = self.cause(error);
+                // Ends a sender whose peer no longer reads.
                 self.failed.store(true, Ordering::Relaxed);
-            }
-            received
+                cause
+            })
         };
         let (sent, received) = if self.turns(true).all(|to| outgoing(to).len() <= SMALL) {
             (send(), receive())
@@ -61,7 +66,34 @@ impl Tcp {
             })
         };
         // Whoever closed its connection has perhaps said why.
-        received.and(sent).map_err(|error| self.failure(error))
+        received.and_then(|()| sent.map_err(|error| self.cause(error))).map_err(|error| self.failure(error))
+    }
+
+    /// Who ended first, if a connection is found closed: a rank that ends because of another cannot
+    /// say so in the middle of a message. That other one, or a third, can. Meanwhile a rank that is
+    /// sending to this one gets to the end of its message.
+    fn cause(&self, error: RankError) -> RankError {
+        let peers = || self.peers.iter().flatten();
+        if !matches!(error, RankError::Lost { .. }) || !peers().any(Peer::is_gone) {
+            return error;
+        }
+        let (until, is_found) = (Instant::now() + LAST_WORDS, AtomicBool::new(false));
+        let waits = || !is_found.load(Ordering::Relaxed) && Instant::now() < until;
+        let listen = |peer: &Peer| {
+            let words = peer.last_words(&waits).filter(|words| words.who != self.name);
+            if words.is_some() {
+                is_found.store(true, Ordering::Relaxed);
+            }
+            words
+        };
+        let words: Vec<Goodbye> = std::thread::scope(|scope| {
+            let listen = &listen;
+            let listeners: Vec<_> = peers().map(|peer| scope.spawn(move || listen(peer))).collect();
+            listeners.into_iter().filter_map(|listener| listener.join().ok().flatten()).collect()
+        });
+        // Who said why knows better than who misses another.
+        let best = words.iter().position(|words| words.code.is_some()).unwrap_or(0);
+        words.into_iter().nth(best).map_or(error, RankError::from)
     }
 
     /// Tells the others of an error, once.
@@ -82,7 +114,7 @@ impl Tcp {
 
     /// Sends a message to one rank, or receives it.
     fn one<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| self.failure(error))
+        result.map_err(|error| self.failure(self.cause(error)))
     }
 
     /// All ranks' pieces of `length` values after each other; this rank's place is zero.
@@ -283,6 +315,22 @@ mod tests {
                 assert!(text.starts_with("rank 2 (") && text.contains(why), "{text}");
             }
         }
+    }
+
+    /// A rank that goes without a word, because of another.
+    #[test]
+    fn whoever_says_why_is_named() {
+        let errors = on_ranks(3, |ranks| match ranks.rank() {
+            // It looks at rank 2 first.
+            0 => ranks.all_reduce_sum(&mut [1.0; 8]).err(),
+            1 => {
+                ranks.abort(1, "the disk is full");
+                None
+            }
+            _ => None,
+        });
+        let text = errors[0].as_ref().unwrap().to_string();
+        assert!(text.starts_with("rank 1 (") && text.contains("the disk is full"), "{text}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use twinlens_pipeline::RunError;
 use twinlens_pipeline::evaluation::Measured;
 use twinlens_ranks::{Launch, Meeting, RankError};
 use twinlens_train::{
-    Checkpoints, Hooks, LogRow, Outcome, Processes, TrainError, TrainOptions, follow, train,
+    Batches, Checkpoints, Earlier, Hooks, LogRow, Outcome, Processes, TrainError, TrainOptions, follow, train,
 };
 
 /// A model, what is frozen of it, and how it is trained.
@@ -188,6 +188,29 @@ fn a_checkpoint_of_some_ranks_resumes_on_others() {
         );
         assert!((row.loss - expected.loss).abs() < 1e-5, "{row:?} {expected:?}");
     }
+}
+
+/// A training goes on with other batches, from the state that only rank 0 has.
+#[test]
+fn processes_continue_a_training() {
+    let [case, ..] = cases();
+    let before = tempfile::tempdir().unwrap();
+    lead(&case, before.path(), None, &|| false).unwrap();
+    // Its only checkpoint is that of step 4.
+    let earlier = || Earlier::unfinished(&before.path().join("checkpoints")).unwrap().unwrap();
+    let batches = earlier().batches();
+    assert_eq!(batches, [Batches { steps: 4, size: 16 }]);
+    let options =
+        TrainOptions { earlier: batches, batch_size: 8, steps: 9, ranks: 2, ..case.options.clone() };
+    let case = Case { options, ..case };
+    let [dir, other] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    for dir in [&dir, &other] {
+        earlier().begin(&checkpoints(dir.path()), &case.clip(), true, None).unwrap();
+    }
+    let by_threads = lead(&case, dir.path(), None, &|| false).unwrap();
+    assert_eq!(on_processes(&case, other.path(), 2, &|_| false).unwrap(), by_threads);
+    let log = by_threads.unwrap().log;
+    assert_eq!([log[3].samples_seen, log[8].samples_seen], [64, 104]);
 }
 
 #[test]
