@@ -388,8 +388,8 @@ impl Run<'_> {
         let (pipeline, clock, began) = (self.pipeline, self.settings.clock, self.inputs.began);
         // A job of ranks asks no site, and takes over no rows.
         let (hosts, tables) = (&BTreeMap::new(), tables.clone());
-        let facts = RunFacts { pipeline, tables, earlier: None, began, clock, hosts };
-        Ok(Some(rank_jobs::begin(ranks, UnitRecipe::new(unit, &facts)?, &head.inputs).await?))
+        let facts = RunFacts { pipeline, tables, earlier: None, began, clock, hosts, sent: None };
+        Ok(Some(rank_jobs::begin(ranks, UnitRecipe::new(unit, facts)?, &head.inputs).await?))
     }
 
     /// What other processes are told of a unit, if there are any.
