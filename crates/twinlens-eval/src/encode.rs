@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
-use twinlens_image::{ImageError, Limits, Rgb};
+use twinlens_image::{ImageError, Limits, Preprocess, Rgb};
 use twinlens_pipeline::RunError;
 
 use crate::error::EvalError;
@@ -32,12 +32,32 @@ pub enum ImageInput {
 
 impl ImageInput {
     /// The input of the image tower: `[3, size, size]`.
-    fn pixels(&self, model: &Model) -> Result<Vec<f32>, ImageError> {
+    fn pixels(&self, preprocess: &Preprocess) -> Result<Vec<f32>, ImageError> {
         match self {
-            Self::Encoded(bytes) => model.preprocess.tensor(bytes, &Limits::default()),
-            Self::Rgb(rgb) => model.preprocess.normalize(&model.preprocess.pixels(rgb)?),
+            Self::Encoded(bytes) => preprocess.tensor(bytes, &Limits::default()),
+            Self::Rgb(rgb) => preprocess.normalize(&preprocess.pixels(rgb)?),
         }
     }
+}
+
+/// The input of the image tower: `[images, 3, size, size]`.
+///
+/// # Errors
+/// User error: an image cannot be decoded; it is named by its number.
+pub fn pixels(images: &[ImageInput], preprocess: &Preprocess) -> Result<Vec<f32>, RunError> {
+    numbered_pixels(images, 0, preprocess)
+}
+
+fn numbered_pixels(
+    images: &[ImageInput],
+    first: usize,
+    preprocess: &Preprocess,
+) -> Result<Vec<f32>, RunError> {
+    let pixels = images.par_iter().enumerate().map(|(number, image)| {
+        let number = first + number;
+        image.pixels(preprocess).map_err(|error| RunError::user(format!("image {number}: {error}")))
+    });
+    Ok(pixels.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// The embeddings of images: `[images, embed]`.
@@ -51,11 +71,7 @@ pub fn images(model: &Model, images: &[ImageInput]) -> Result<Matrix, EvalError>
 fn embed_images(model: &Model, images: &[ImageInput]) -> Result<Tensor, EvalError> {
     let size = model.preprocess.size as usize;
     let embed = |(batch, images): (usize, &[ImageInput])| {
-        let pixels = images.par_iter().enumerate().map(|(number, image)| {
-            let number = batch * BATCH + number;
-            image.pixels(model).map_err(|error| RunError::user(format!("image {number}: {error}")))
-        });
-        let pixels = pixels.collect::<Result<Vec<_>, _>>()?.concat();
+        let pixels = numbered_pixels(images, batch * BATCH, &model.preprocess)?;
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, size, size), &Device::Cpu)?;
         Ok(model.clip.encode_image(&pixels)?)
     };

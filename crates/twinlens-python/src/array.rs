@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use twinlens::datafusion::arrow::array::{Array as _, ArrayRef, AsArray};
-use twinlens::datafusion::arrow::buffer::Buffer;
+use twinlens::datafusion::arrow::buffer::{ArrowNativeType, Buffer};
 use twinlens::datafusion::arrow::compute::concat;
 use twinlens::datafusion::arrow::datatypes::DataType;
 
@@ -14,6 +14,8 @@ pub(crate) struct Array {
     memory: Buffer,
     kind: &'static str,
     shape: Vec<usize>,
+    /// Whether others use the memory too, so that it is read-only.
+    is_shared: bool,
 }
 
 #[pymethods]
@@ -24,8 +26,7 @@ impl Array {
         interface.set_item("version", 3)?;
         interface.set_item("typestr", self.kind)?;
         interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
-        // Read-only: others may use the memory too.
-        interface.set_item("data", (self.memory.as_ptr() as usize, true))?;
+        interface.set_item("data", (self.memory.as_ptr() as usize, self.is_shared))?;
         Ok(interface)
     }
 
@@ -36,10 +37,15 @@ impl Array {
 }
 
 impl Array {
+    /// An array that has its memory alone, and may be written to.
+    pub(crate) fn own<T: ArrowNativeType>(values: Vec<T>, kind: &'static str, shape: Vec<usize>) -> Self {
+        Self { memory: Buffer::from_vec(values), kind, shape, is_shared: false }
+    }
+
     /// An array of numbers in rows.
     pub(crate) fn matrix(values: Vec<f32>, width: usize) -> Self {
         let shape = vec![values.len() / width.max(1), width];
-        Self { memory: Buffer::from_vec(values), kind: "<f4", shape }
+        Self { memory: Buffer::from_vec(values), kind: "<f4", shape, is_shared: true }
     }
 
     /// One array of a column's pieces. A single piece is not copied.
@@ -58,6 +64,7 @@ impl Array {
                     memory: Buffer::from_vec(Vec::<u64>::new()),
                     kind,
                     shape: shape(0, width),
+                    is_shared: true,
                 });
             }
             [one] => one.clone(),
@@ -79,7 +86,7 @@ impl Array {
         // The values of a list may begin within the buffer.
         let first = data.offset() * bytes;
         let memory = data.buffers()[0].slice_with_length(first, data.len() * bytes);
-        Ok(Self { memory, kind, shape: shape(whole.len(), width) })
+        Ok(Self { memory, kind, shape: shape(whole.len(), width), is_shared: true })
     }
 }
 

@@ -5,6 +5,7 @@ mod array;
 mod arrow_c;
 mod errors;
 mod model;
+mod pairs;
 mod rows;
 mod runs;
 mod values;
@@ -22,7 +23,9 @@ mod _twinlens {
     #[pymodule_export]
     use crate::array::Array;
     #[pymodule_export]
-    use crate::model::Model;
+    use crate::model::{Model, pixels};
+    #[pymodule_export]
+    use crate::pairs::{BatchStream, PairSet};
     #[pymodule_export]
     use crate::rows::{Rows, scan, sql, tables};
     #[pymodule_export]

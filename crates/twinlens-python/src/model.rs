@@ -106,3 +106,21 @@ impl Model {
         detached(py, || self.clip.save(&dir, to))
     }
 }
+
+/// Images as CLIP's image tower sees them: `[images, 3, size, size]`.
+#[pyfunction]
+pub(crate) fn pixels(
+    py: Python<'_>,
+    images: Vec<Vec<u8>>,
+    size: u32,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+) -> PyResult<Array> {
+    let rows = images.len();
+    let matrix = detached(py, || {
+        let images: Vec<ImageInput> = images.into_iter().map(ImageInput::Encoded).collect();
+        twinlens::api::pixels(&images, size, mean, std)
+    })?;
+    let side = size as usize;
+    Ok(Array::own(matrix.values, "<f4", vec![rows, 3, side, side]))
+}

@@ -54,6 +54,31 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// Options that matter only to how batches are made: for a training elsewhere.
+    pub(crate) fn of_batches(batch_size: usize, seed: u64) -> Self {
+        Self {
+            steps: u64::MAX / (batch_size as u64).max(1),
+            earlier: Vec::new(),
+            batch_size,
+            micro_batch: None,
+            ranks: 1,
+            lr: 0.0,
+            schedule: ScheduleKind::default(),
+            warmup: 0,
+            adamw: AdamWOptions::default(),
+            ema: None,
+            checkpoint_every: u64::MAX,
+            keep_every: None,
+            keep_state: false,
+            keep_best: false,
+            evaluate_every: None,
+            seed,
+            crop_min_area: None,
+            augment: None,
+            prefetch_bytes: 0,
+        }
+    }
+
     /// The steps of the training that this one continues.
     pub fn first_step(&self) -> u64 {
         self.earlier.iter().map(|batches| batches.steps).sum()

@@ -43,3 +43,25 @@ pub(crate) fn of_training(training: &Dataset) -> Result<PathBuf, Failure> {
     }
     Ok(training.dir())
 }
+
+/// The file of a tokenizer: of a model, of a `tokenizer` stage, or itself.
+pub(crate) fn tokenizer_file(name: &str) -> Result<PathBuf, Failure> {
+    const FILES: [&str; 1] = [TOKENIZER_FILE];
+    if is_hub_name(name) {
+        return Ok(hub::open().model(name, &[(&[&FILES], &[])])?.join(TOKENIZER_FILE));
+    }
+    let path = PathBuf::from(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let location = crate::run::parse_location(name)?;
+    if manifest::exists(&location)? {
+        return Ok(Dataset::open(location)?.artifact(TOKENIZER_FILE)?);
+    }
+    let file = path.join(TOKENIZER_FILE);
+    if file.is_file() {
+        return Ok(file);
+    }
+    Err(Failure::user(format!("{name}: there is no {TOKENIZER_FILE}"))
+        .hint("name a `tokenizer.json`, or the directory of a model or of a `tokenizer` stage"))
+}

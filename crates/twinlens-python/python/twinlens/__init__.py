@@ -8,6 +8,7 @@
 """
 
 from ._clip import Clip
+from ._pairs import Pairs
 from ._pipeline import Plan, check, plan, run
 from ._run import Report, Run, Sample, Status
 from ._run import open_run as open
@@ -20,6 +21,7 @@ __all__ = [
     "Clip",
     "Error",
     "InternalError",
+    "Pairs",
     "Plan",
     "RejectsError",
     "Report",

@@ -139,6 +139,22 @@ class Table(Rows):
         both = {name: value if value is not None else self._read[name] for name, value in given.items()}
         return Table(self._dir, self.name, **both)
 
+    def dataset_dir(self) -> str:
+        """The directory of the dataset, of which this is the whole table."""
+        if any(value is not None for value in self._read.values()) or "." in self.name:
+            raise ValueError("expected the whole table of a dataset; make a stage of its part")
+        return f"{self._dir}/{self.name}"
+
+    def closed(self) -> Table:
+        """The same table without an open stream, for another process."""
+        closed = Table.__new__(Table)
+        closed.__dict__ = self.__dict__ | {"_opened": None, "_open": None}
+        return closed
+
+    def opened(self) -> Table:
+        """The same table, opened by this process."""
+        return Table(self._dir, self.name, **self._read)
+
     def __len__(self) -> int:
         """The number of rows, by a query over the statistics."""
         limit, where = self._read["limit"], self._read["where"]

@@ -69,6 +69,8 @@ pub(crate) struct Feed<'a> {
     budget: ByteBudget,
     cache: Option<Cache>,
     pool: rayon::ThreadPool,
+    /// Of the steps, every such one is made.
+    every: u64,
 }
 
 impl<'a> Feed<'a> {
@@ -89,7 +91,12 @@ impl<'a> Feed<'a> {
             ByteBudget::new(data.options.decode_bytes as u64),
         );
         let size = preprocess.size as usize;
-        Ok(Self { data, options, size, transform, budget, cache, pool })
+        Ok(Self { data, options, size, transform, budget, cache, pool, every: 1 })
+    }
+
+    /// Makes of the steps, beginning with the first, only every `every`th.
+    pub(crate) fn every(self, every: u64) -> Self {
+        Self { every: every.max(1), ..self }
     }
 
     /// Sends a rank's part of the batches until the receiver is dropped.
@@ -160,6 +167,7 @@ impl<'a> Feed<'a> {
         send: &SyncSender<Batch>,
     ) -> Result<FeedEnd> {
         let places = part.rows(self.options.batch_size);
+        let first = part.steps.start;
         for step in part.steps {
             let slots = sampler.next()?;
             for (input, one) in sampler.samplers.iter().enumerate() {
@@ -167,6 +175,9 @@ impl<'a> Feed<'a> {
                 if !buffers[input].advance(one, own) {
                     return Ok(FeedEnd::ReaderEnded);
                 }
+            }
+            if !(step - first).is_multiple_of(self.every) {
+                continue;
             }
             let plan = BatchPlan { step, slots: &slots, places: places.clone() };
             let batch = self.batch(&plan, sampler, buffers)?;

@@ -21,6 +21,7 @@ mod pairs;
 mod parquet;
 mod reject_log;
 mod sampler;
+mod stream;
 mod transform;
 mod webdataset;
 mod windows;
@@ -31,3 +32,4 @@ pub(crate) use parquet::CAPTIONS_HINT;
 
 pub use pair::{Captions, Columns};
 pub use pairs::{DataContext, Source};
+pub use stream::{BatchOptions, PairSet, PairStream};

@@ -8,6 +8,7 @@ pub use twinlens_eval::encode::{ImageInput, Matrix};
 use twinlens_eval::error::EvalError;
 use twinlens_eval::model::Model;
 use twinlens_eval::prompts::{PromptOptions, PromptSet, Space, TemplateSet};
+use twinlens_image::Preprocess;
 pub use twinlens_image::Rgb;
 pub use twinlens_model::ForeignFormat;
 use twinlens_pipeline::RunError;
@@ -85,6 +86,28 @@ impl Clip {
     pub fn save(&self, dir: &Path, to: ForeignFormat) -> Result<(), Error> {
         catch(|| Ok(crate::model::write(&self.model, dir, to)?))
     }
+}
+
+/// Images as CLIP's image tower sees them: `[images, 3 * size * size]`, with CLIP's mean and
+/// standard deviation of the channels, or others.
+///
+/// # Errors
+/// An image cannot be decoded; it is named by its number.
+pub fn pixels(
+    images: &[ImageInput],
+    size: u32,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+) -> Result<Matrix, Error> {
+    catch(|| {
+        let clip = Preprocess::clip(size);
+        let (mean, std) = (mean.unwrap_or(clip.mean), std.unwrap_or(clip.std));
+        // On threads of its own: a process that is forked has none of the global pool's.
+        let pool = rayon::ThreadPoolBuilder::new().build().map_err(Error::internal)?;
+        let preprocess = Preprocess { mean, std, ..clip };
+        let values = pool.install(|| encode::pixels(images, &preprocess))?;
+        Ok(Matrix { values, width: 3 * (size as usize).pow(2) })
+    })
 }
 
 /// Reads image files.

@@ -7,14 +7,17 @@
 
 mod clip;
 mod error;
+mod pairs;
 mod query;
 mod run;
 
-pub use clip::{Clip, ForeignFormat, ImageInput, Matrix, Rgb, read_image};
+pub use clip::{Clip, ForeignFormat, ImageInput, Matrix, Rgb, pixels, read_image};
 pub use error::{Error, ErrorKind, Place};
+pub use pairs::{Batches, PairBatch, PairOptions, Pairs};
 pub use query::{RowStream, Scan, TableInfo, scan, sql, tables};
 pub use run::{PipelineSource, RunOptions, RunSummary, check, plan, run};
 pub use twinlens_pipeline::run::events::Event;
+pub use twinlens_train::Part;
 
 use serde_json::Value;
 use twinlens_pipeline::Registry;
