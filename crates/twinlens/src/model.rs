@@ -7,9 +7,8 @@ use std::path::Path;
 
 use twinlens_dataset::storage::local;
 use twinlens_eval::model::Model;
-use twinlens_model::{CatalogEntry, ClipConfig, ForeignFormat, ModelError, catalog, export};
+use twinlens_model::{CatalogEntry, ForeignFormat, ModelError, catalog, export};
 use twinlens_pipeline::RunError;
-use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::{ModelCommand, ModelExportArgs, ModelFormat};
 use crate::errors::Failure;
@@ -59,17 +58,8 @@ fn list() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The configuration of a preset.
-pub(crate) fn preset(name: &str) -> Result<ClipConfig, Failure> {
-    ClipConfig::preset(name).map_err(|error| {
-        let hint = did_you_mean(name, ClipConfig::presets());
-        Failure::user(error.to_string())
-            .hint(hint.unwrap_or_else(|| "`twinlens model list` lists them".into()))
-    })
-}
-
 fn show(name: &str) -> Result<(), Failure> {
-    let config = preset(name)?;
+    let config = models::preset(name)?;
     let json = serde_json::to_string_pretty(&config).map_err(|error| Failure::user(error.to_string()))?;
     Ok(writeln!(std::io::stdout().lock(), "{json}")?)
 }

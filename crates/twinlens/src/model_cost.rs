@@ -7,7 +7,7 @@ use twinlens_train::{CostQuery, RankSpeed, StepCost, StepTime};
 
 use crate::cli::CostArgs;
 use crate::errors::Failure;
-use crate::model::preset;
+use crate::models;
 use crate::table::TableWriter;
 
 /// GB/s between a GPU and its host over PCIe 4.0, as a rule.
@@ -58,7 +58,7 @@ const TIME: [TimeLine; 8] = [
 ];
 
 pub(crate) fn execute(args: &CostArgs) -> Result<(), Failure> {
-    let config = preset(&args.name)?;
+    let config = models::preset(&args.name)?;
     if !config.objective.embeds_texts() {
         return Err(Failure::user(format!("`{}` does not compare pairs; its cost is not known", args.name)));
     }

@@ -1,14 +1,24 @@
-//! Models by name: directories of a run, of other programs, and of the Hugging Face Hub.
+//! Models by name: presets, and directories of a run, of other programs, and of the Hugging Face Hub.
 
 use std::path::PathBuf;
 
 use twinlens_dataset::{Dataset, manifest};
 use twinlens_model::weights::{FOLDER_FILES, PREPROCESSING_FILE};
-use twinlens_model::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use twinlens_model::{CONFIG_FILE, ClipConfig, TOKENIZER_FILE, WEIGHTS_FILE};
 use twinlens_pipeline::hub::is_hub_name;
+use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::errors::Failure;
 use crate::hub;
+
+/// The configuration of a preset.
+pub(crate) fn preset(name: &str) -> Result<ClipConfig, Failure> {
+    ClipConfig::preset(name).map_err(|error| {
+        let hint = did_you_mean(name, ClipConfig::presets());
+        Failure::user(error.to_string())
+            .hint(hint.unwrap_or_else(|| "`twinlens model list` lists them".into()))
+    })
+}
 
 /// The directory of a model: that of a finished training, any other, or a downloaded one.
 pub(crate) fn folder(name: &str) -> Result<PathBuf, Failure> {
