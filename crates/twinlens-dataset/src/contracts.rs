@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use sha2::{Digest, Sha256};
 
 /// The version of a contract. A later version adds columns; tables of an older version can still be
@@ -54,10 +54,12 @@ pub fn timestamp() -> DataType {
 /// The Hugging Face `Image` feature: `struct<bytes: large_binary, path: string>`.
 /// Large, because a batch of images can exceed the 2 GiB that 32-bit offsets address.
 pub fn image() -> DataType {
-    DataType::Struct(
-        vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)]
-            .into(),
-    )
+    DataType::Struct(image_fields())
+}
+
+/// The fields of an [`image`].
+pub(crate) fn image_fields() -> Fields {
+    vec![Field::new("bytes", DataType::LargeBinary, true), Field::new("path", DataType::Utf8, true)].into()
 }
 
 /// `list<item: int32>`.

@@ -19,6 +19,7 @@ use crate::chunks::Chunks;
 use crate::conform::{conform, conform_ledger, refuse_unknown};
 use crate::contracts;
 use crate::error::{DatasetError, parquet_error};
+use crate::image_column::BYTES;
 use crate::protocol::{FileEntry, REJECTS};
 use crate::storage::{local, unfinished};
 use crate::types::holds_image_bytes;
@@ -93,7 +94,7 @@ fn properties(schema: &Schema, limits: &ShardLimits) -> WriterProperties {
         // Encoded images neither compress nor repeat, and statistics would copy them into the
         // footer.
         let column = match field.data_type() {
-            DataType::Struct(_) => ColumnPath::new(vec![field.name().clone(), "bytes".into()]),
+            DataType::Struct(_) => ColumnPath::new(vec![field.name().clone(), BYTES.into()]),
             _ => ColumnPath::from(field.name().as_str()),
         };
         builder = builder

@@ -25,12 +25,25 @@ pub fn name(kind: &DataType) -> String {
     }
 }
 
+/// Whether values are text, in any of Arrow's encodings.
+pub fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+/// Whether values are bytes, in any of Arrow's encodings.
+pub fn is_binary(kind: &DataType) -> bool {
+    matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+}
+
 /// Whether a column holds image bytes: binary, or the Hugging Face struct of bytes and path.
 pub fn holds_image_bytes(kind: &DataType) -> bool {
     match kind {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
         DataType::Struct(fields) => fields.iter().any(|field| holds_image_bytes(field.data_type())),
-        _ => false,
+        other => is_binary(other),
     }
 }
 

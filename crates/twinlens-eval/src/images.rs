@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch};
-use arrow::buffer::NullBuffer;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use candle_core::{Device, Tensor};
@@ -12,7 +11,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::types::holds_image_bytes;
-use twinlens_dataset::{Dataset, DatasetError};
+use twinlens_dataset::{Dataset, DatasetError, ImageColumn};
 use twinlens_image::{Limits, Preprocess, phash, probe};
 use twinlens_model::Clip;
 use twinlens_pipeline::RunContext;
@@ -162,8 +161,9 @@ impl ImageSource {
     ) -> Result<Vec<Image>, (String, Option<String>)> {
         match self {
             Self::Embeddings => read_embeddings(batch, wanted, identity),
-            Self::Images(column) => decode_images(batch, column, wanted, options)
-                .ok_or_else(|| (format!("a shard lacks the image column `{column}`"), None)),
+            Self::Images(column) => {
+                decode_images(batch, column, wanted, options).map_err(|message| (message, None))
+            }
         }
     }
 
@@ -282,31 +282,21 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// The encoded images of a column, `struct<bytes, path>` or binary; null where there is none.
-pub(crate) fn encoded_images(column: &ArrayRef) -> Option<LargeBinaryArray> {
-    let parts = column.as_struct_opt();
-    let bytes = match parts {
-        Some(parts) => parts.column_by_name("bytes")?,
-        None => column,
-    };
-    let bytes = cast(bytes, &DataType::LargeBinary).ok()?.as_binary_opt::<i64>()?.clone();
-    let (offsets, values, nulls) = bytes.into_parts();
-    let nulls = NullBuffer::union(nulls.as_ref(), parts.and_then(Array::nulls));
-    LargeBinaryArray::try_new(offsets, values, nulls).ok()
-}
-
-/// Hashes all images and decodes the `wanted` ones, in parallel as far as the budget allows. `None`
-/// if the column does not hold images.
+/// Hashes all images and decodes the `wanted` ones, in parallel as far as the budget allows.
+///
+/// # Errors
+/// The column is missing, or does not hold images.
 fn decode_images(
     batch: &RecordBatch,
     column: &str,
     wanted: &[bool],
     &DecodeOptions { preprocess, limits, budget, with_phash }: &DecodeOptions<'_>,
-) -> Option<Vec<Image>> {
+) -> Result<Vec<Image>, String> {
     let budget = budget - budget / 4;
-    let bytes = encoded_images(batch.column_by_name(column)?)?;
-    let of_row = |row: usize| bytes.is_valid(row).then(|| bytes.value(row));
-    let cost = |row: usize| match of_row(row).filter(|_| wanted[row]).map(|bytes| probe(bytes, limits)) {
+    let missing = || format!("a shard lacks the image column `{column}`");
+    let encoded = ImageColumn::new(batch.column_by_name(column).ok_or_else(missing)?)
+        .map_err(|error| format!("the image column `{column}` is {error}"))?;
+    let cost = |row: usize| match encoded.get(row).filter(|_| wanted[row]).map(|bytes| probe(bytes, limits)) {
         Some(Ok(header)) => header.decode_bytes,
         _ => 0,
     };
@@ -319,7 +309,7 @@ fn decode_images(
             end += 1;
         }
         images.par_extend((first..end).into_par_iter().map(|row| {
-            let bytes = of_row(row);
+            let bytes = encoded.get(row);
             Image {
                 digest: Sha256::digest(bytes.unwrap_or_default()).into(),
                 pixels: wanted[row].then(|| pixels(bytes, preprocess, limits)),
@@ -327,7 +317,7 @@ fn decode_images(
             }
         }));
     }
-    Some(images)
+    Ok(images)
 }
 
 fn hash(bytes: &[u8], limits: &Limits) -> Option<u64> {

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use datafusion::arrow::datatypes::{DataType, Schema};
-use twinlens_dataset::contracts;
-use twinlens_dataset::types;
+use twinlens_dataset::{ImageColumn, contracts, types};
 
 use crate::error::Fault;
 use crate::located::Located;
@@ -58,12 +57,7 @@ impl ColumnType {
                     if item.data_type() == &DataType::Int32)
             }
             Self::Image => kind == &contracts::image(),
-            Self::EncodedImage => match kind {
-                DataType::Struct(fields) => {
-                    fields.find("bytes").is_some_and(|(_, bytes)| bytes.data_type().is_binary())
-                }
-                other => other.is_binary(),
-            },
+            Self::EncodedImage => ImageColumn::accepts(kind),
             Self::Embedding => {
                 matches!(kind, DataType::FixedSizeList(item, _) if item.data_type().is_floating())
             }

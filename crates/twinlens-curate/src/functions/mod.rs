@@ -5,12 +5,11 @@ mod column;
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Float64Array, StringArray};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::plan_datafusion_err;
 use datafusion::logical_expr::{ScalarUDF, Signature, Volatility};
-use twinlens_dataset::{contracts, types};
+use twinlens_dataset::{ImageColumn, contracts};
 use twinlens_image::sha256_hex;
 use twox_hash::XxHash64;
 
@@ -53,25 +52,9 @@ fn pair_uid() -> ScalarUDF {
 fn image_sha256() -> ScalarUDF {
     let signature = Signature::any(1, Volatility::Immutable);
     function("image_sha256", signature, DataType::Utf8, |columns| {
-        let parts = columns[0].as_struct_opt();
-        let bytes = match parts {
-            Some(parts) => parts.column_by_name("bytes"),
-            None => Some(&columns[0]),
-        };
-        let is_binary = |bytes: &&ArrayRef| bytes.data_type().is_binary() || bytes.data_type().is_null();
-        let bytes = bytes.filter(is_binary).ok_or_else(|| {
-            let found = types::name(columns[0].data_type());
-            plan_datafusion_err!(
-                "image_sha256: expected an image (struct<bytes, path>, or binary), not {found}"
-            )
-        })?;
-        let bytes = cast(bytes, &DataType::LargeBinary)?;
-        let bytes = bytes.as_binary::<i64>();
-        let hash = |row: usize| {
-            let is_there = bytes.is_valid(row) && parts.is_none_or(|parts| parts.is_valid(row));
-            is_there.then(|| sha256_hex(bytes.value(row)))
-        };
-        Ok(Arc::new((0..bytes.len()).map(hash).collect::<StringArray>()))
+        let images = ImageColumn::new(&columns[0])
+            .map_err(|error| plan_datafusion_err!("image_sha256: the argument is {error}"))?;
+        Ok(Arc::new(images.bytes().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>()))
     })
 }
 
@@ -87,6 +70,7 @@ pub(crate) fn public() -> Vec<ScalarUDF> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::arrow::array::AsArray;
     use datafusion::common::ScalarValue;
     use datafusion::prelude::SessionContext;
 

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
-use datafusion::arrow::compute::{cast, not, nullif};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use datafusion::common::HashMap;
 use datafusion::dataframe::DataFrame;
@@ -17,6 +16,7 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use twinlens_dataset::ImageColumn;
 use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_image::{Limits, decode, phash, sha256_hex};
 use twinlens_pipeline::rejects::reject_where;
@@ -239,36 +239,26 @@ async fn set_rows(cx: &RunContext, set: &InputData) -> Result<DataFrame, RunErro
     Ok(frame.select(vec![file.alias(SHA256), image.alias(PHASH)])?)
 }
 
-/// The bytes of an image column.
-fn image_bytes(column: &ArrayRef) -> EngineResult<ArrayRef> {
-    let bytes = match column.as_struct_opt() {
-        // Of a null image, the bytes are whatever was there.
-        Some(images) => images.column_by_name("bytes").map(|bytes| match images.nulls() {
-            Some(nulls) => nullif(bytes, &not(&BooleanArray::new(nulls.inner().clone(), None))?),
-            None => Ok(bytes.clone()),
-        }),
-        None => Some(Ok(column.clone())),
-    };
-    let bytes = bytes.ok_or_else(|| DataFusionError::Execution("an image column without bytes".into()))??;
-    Ok(cast(&bytes, &DataType::LargeBinary)?)
+/// The images of a column, whose type `plan` has checked.
+fn images(column: &ArrayRef) -> EngineResult<ImageColumn> {
+    let refuse = |error| DataFusionError::Execution(format!("the column `{IMAGE}` is {error}"));
+    ImageColumn::new(column).map_err(refuse)
 }
 
 fn file_hash() -> Expr {
     call("image_sha256", vec![ident(IMAGE)], DataType::Utf8, |columns| {
-        let bytes = image_bytes(&columns[0])?;
-        Ok(Arc::new(
-            bytes.as_binary::<i64>().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>(),
-        ))
+        let images = images(&columns[0])?;
+        Ok(Arc::new(images.bytes().iter().map(|image| image.map(sha256_hex)).collect::<StringArray>()))
     })
 }
 
 /// Images that cannot be decoded have no perceptual hash; their files are still compared.
 fn image_hash() -> Expr {
     call("image_phash", vec![ident(IMAGE)], DataType::Int64, |columns| {
-        let bytes = image_bytes(&columns[0])?;
+        let images = images(&columns[0])?;
         let limits = Limits::default();
         let hash = |image: &[u8]| phash(&decode(image, &limits).ok()?.rgb).ok();
-        Ok(Arc::new(bytes.as_binary::<i64>().iter().map(|image| hash(image?)).collect::<Int64Array>()))
+        Ok(Arc::new(images.bytes().iter().map(|image| hash(image?)).collect::<Int64Array>()))
     })
 }
 
@@ -276,8 +266,8 @@ fn image_hash() -> Expr {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use datafusion::arrow::array::{LargeBinaryArray, RecordBatch, StructArray};
-    use twinlens_dataset::contracts;
+    use datafusion::arrow::array::{LargeBinaryArray, RecordBatch};
+    use twinlens_dataset::image_column::image_array;
     use twinlens_image::{Format, Rgb, encode};
 
     fn picture(seed: u32, scale: u32) -> Vec<u8> {
@@ -291,10 +281,9 @@ mod tests {
     }
 
     fn set(images: &[Vec<u8>]) -> RecordBatch {
-        let DataType::Struct(fields) = contracts::image() else { unreachable!() };
-        let bytes: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values(images));
-        let paths: ArrayRef = Arc::new(StringArray::new_null(images.len()));
-        let images: ArrayRef = Arc::new(StructArray::new(fields, vec![bytes, paths], None));
+        let (bytes, paths) =
+            (LargeBinaryArray::from_iter_values(images), StringArray::new_null(images.len()));
+        let images: ArrayRef = Arc::new(image_array(bytes, paths).unwrap());
         RecordBatch::try_from_iter([(IMAGE, images)]).unwrap()
     }
 

@@ -12,7 +12,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, LargeBinaryArray, RecordBatch, StringArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
@@ -24,6 +24,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use super::tar::Tar;
 use crate::contracts;
 use crate::error::{DatasetError, parquet_error};
+use crate::image_column::ImageColumn;
 use crate::shard::{ShardLimits, parquet_writer};
 use crate::storage::Location;
 use crate::writer::SplitWriter;
@@ -127,15 +128,15 @@ impl WebDataset {
         let batch = batch.slice(0, batch.num_rows().min(room));
         let schema = |source| DatasetError::Schema { table: "webdataset".into(), source };
         let table = self.table(&open, &batch).map_err(schema)?;
-        let images = images(&batch).map_err(schema)?;
+        let images = ImageColumn::new(&batch["image"])
+            .map_err(|error| schema(ArrowError::SchemaError(format!("the column `image` is {error}"))))?;
         let captions = batch.column_by_name("caption").and_then(|column| column.as_string_opt::<i32>());
         let options = EncoderOptions::default();
         let mut json = Json::new(&table, &options).map_err(schema)?;
         let keys = table["key"].as_string::<i32>();
         let mut taken = 0;
         while taken < batch.num_rows() && open.tar.bytes() < self.shard_bytes {
-            if images.is_valid(taken) {
-                let image = images.value(taken);
+            if let Some(image) = images.get(taken) {
                 let caption =
                     captions.filter(|column| column.is_valid(taken)).map_or("", |column| column.value(taken));
                 let extension = (self.image_extension)(image);
@@ -210,15 +211,6 @@ fn columns(schema: &Schema) -> SchemaRef {
         Err(_) => Field::new(*name, DataType::Utf8, true),
     }));
     Arc::new(Schema::new(fields))
-}
-
-/// The bytes of the images; null if there is no image.
-fn images(batch: &RecordBatch) -> Result<LargeBinaryArray, ArrowError> {
-    let column = batch["image"].as_struct();
-    let bytes = cast(&column.column(0).clone(), &DataType::LargeBinary)?;
-    let bytes = bytes.as_binary::<i64>();
-    let valid = arrow::buffer::NullBuffer::union(bytes.nulls(), column.nulls());
-    Ok(LargeBinaryArray::new(bytes.offsets().clone(), bytes.values().clone(), valid))
 }
 
 impl Open {

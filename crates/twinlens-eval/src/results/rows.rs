@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, Float32Array, Float64Array, Int32Array, Int32Builder, Int64Array, LargeBinaryArray,
-    ListBuilder, RecordBatch, StringArray, StructArray,
+    ListBuilder, RecordBatch, StringArray,
 };
-use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use twinlens_dataset::contracts;
+use twinlens_dataset::image_column::image_array;
 
 use crate::metrics::calibration::Calibration;
 use crate::metrics::{Interval, Tally};
@@ -106,11 +105,7 @@ pub(super) fn accuracy(
 /// Rows of the examples contract.
 pub(super) fn examples(set: &str, examples: Vec<(String, Vec<u8>)>) -> Result<RecordBatch, ArrowError> {
     let bytes = LargeBinaryArray::from_iter_values(examples.iter().map(|(_, jpeg)| jpeg));
-    let paths = StringArray::new_null(examples.len());
-    let DataType::Struct(fields) = contracts::image() else {
-        return Err(ArrowError::SchemaError("an image is a struct".into()));
-    };
-    let images = StructArray::try_new(fields, vec![Arc::new(bytes), Arc::new(paths)], None)?;
+    let images = image_array(bytes, StringArray::new_null(examples.len()))?;
     RecordBatch::try_from_iter([
         ("set", repeated(set, examples.len())),
         ("example", Arc::new(StringArray::from_iter_values(examples.iter().map(|(name, _)| name)))),

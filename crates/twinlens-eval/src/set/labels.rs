@@ -4,7 +4,8 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use arrow::error::ArrowError;
-use twinlens_pipeline::ColumnType;
+use twinlens_dataset::ImageColumn;
+use twinlens_dataset::image_column::NotImages;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 use super::classes::SetFault;
@@ -171,16 +172,9 @@ pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault>
 
 /// Checks that a table has a column of encoded images: in the Hugging Face layout, or binary.
 pub fn check_image(schema: &Schema, column: &str) -> Result<(), SetFault> {
-    let field = find(schema, column)?;
-    if ColumnType::EncodedImage.accepts(field.data_type()) {
-        return Ok(());
-    }
-    Err(SetFault {
-        why: format!(
-            "the image column `{column}` holds {}, not struct<bytes: binary, path: string> or binary",
-            field.data_type()
-        ),
-        hint: Some("`fetch` stages and Hugging Face's `datasets` write such a column".into()),
+    ImageColumn::check(find(schema, column)?.data_type()).map_err(|error| SetFault {
+        why: format!("the image column `{column}` is {error}"),
+        hint: Some(NotImages::HINT.into()),
     })
 }
 

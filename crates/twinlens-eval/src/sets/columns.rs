@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Int32Builder, LargeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder, StructArray,
-};
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::array::{ArrayRef, Int32Builder, LargeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
+use twinlens_dataset::image_column::image_array;
 
 use crate::images::Reject;
 
@@ -48,7 +46,6 @@ pub(super) struct Rows {
     uid: StringBuilder,
     data: LargeBinaryBuilder,
     path: StringBuilder,
-    valid: Vec<bool>,
     label: Int32Builder,
     class_name: StringBuilder,
     labels: [ListBuilder<Int32Builder>; 2],
@@ -68,7 +65,6 @@ impl Rows {
             uid: StringBuilder::new(),
             data: LargeBinaryBuilder::new(),
             path: StringBuilder::new(),
-            valid: Vec::new(),
             label: Int32Builder::new(),
             class_name: StringBuilder::new(),
             labels: [(); 2].map(|()| ListBuilder::new(Int32Builder::new())),
@@ -94,7 +90,6 @@ impl Rows {
         };
         self.data.append_option(image);
         self.path.append_option(image.map(|_| path));
-        self.valid.push(image.is_some());
         self.bytes += image.map_or(0, <[u8]>::len);
         self.label.append_option(known.class.map(|class| class.0));
         self.class_name.append_option(known.class.map(|class| class.1));
@@ -115,16 +110,10 @@ impl Rows {
     /// Returns the rows so far and empties the builder.
     pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         (self.rows, self.bytes) = (0, 0);
-        let fields = match contracts::image() {
-            DataType::Struct(fields) => fields,
-            _ => Fields::empty(),
-        };
-        let valid = NullBuffer::from(std::mem::take(&mut self.valid));
-        let parts: Vec<ArrayRef> = vec![Arc::new(self.data.finish()), Arc::new(self.path.finish())];
         let [labels, ignored] = &mut self.labels;
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.uid.finish()),
-            Arc::new(StructArray::try_new(fields, parts, Some(valid))?),
+            Arc::new(image_array(self.data.finish(), self.path.finish())?),
             Arc::new(self.label.finish()),
             Arc::new(self.class_name.finish()),
             Arc::new(labels.finish()),

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 
 use arrow::array::Array;
+use twinlens_dataset::ImageColumn;
 use twinlens_image::{Encode, Encoding, Limits, Resize, ResizeMode, process};
 
 use crate::classify::Row;
-use crate::images::encoded_images;
 
 /// Pixels of the longer side.
 const SIDE: u32 = 144;
@@ -45,10 +45,10 @@ impl Thumbnails {
     /// A small JPEG; `None` if the row has no image: it has an embedding.
     fn thumbnail(&self, row: &Row<'_>) -> Option<Vec<u8>> {
         let column = row.batch.column_by_name(&self.column)?.slice(row.row, 1);
-        let bytes = encoded_images(&column).filter(|bytes| bytes.is_valid(0))?;
+        let images = ImageColumn::new(&column).ok()?;
         let resize = Resize { size: SIDE, mode: ResizeMode::Longest, only_if_bigger: true };
         let encode = Encode { format: Encoding::Jpeg, quality: Some(85) };
-        process(bytes.value(0), &self.limits, &resize, &encode).ok().map(|thumbnail| thumbnail.bytes)
+        process(images.get(0)?, &self.limits, &resize, &encode).ok().map(|thumbnail| thumbnail.bytes)
     }
 
     /// The names of the examples, and their thumbnails.

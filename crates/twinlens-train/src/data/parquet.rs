@@ -8,10 +8,11 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArra
 use datafusion::arrow::compute::{cast, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use std::sync::Arc;
-use twinlens_dataset::DatasetError;
+use twinlens_dataset::image_column::NotImages;
 use twinlens_dataset::row_groups::RowGroups;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::types::{self, holds_image_bytes};
+use twinlens_dataset::{DatasetError, ImageColumn};
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
 /// One Parquet file.
@@ -30,17 +31,9 @@ impl ParquetShard {
         let (name, schema) = (shard.to_string(), groups.schema().clone());
         let columns = Columns { caption: columns.caption_in(&schema).into(), ..columns.clone() };
         check_caption(&name, &columns, column_type(&name, &schema, &columns.caption)?)?;
-        let image_path = match column_type(&name, &schema, &columns.image)? {
-            DataType::Struct(fields) if fields.find("bytes").is_some() => format!("{}.bytes", columns.image),
-            other if holds_image_bytes(other) => columns.image.clone(),
-            other => {
-                return Err(TrainError::Options(format!(
-                    "{name}: the image column `{}` is of type {}; expected struct<bytes, path> or binary",
-                    columns.image,
-                    types::name(other)
-                )));
-            }
-        };
+        let kind = column_type(&name, &schema, &columns.image)?;
+        let image_path = ImageColumn::bytes_path(&columns.image, kind)
+            .map_err(|error| not_images(&name, &columns.image, &error))?;
         Ok(Self { name, groups, columns, image_path })
     }
 
@@ -102,17 +95,12 @@ impl ParquetShard {
         let batch =
             self.groups.read(block.group as usize, block.first as usize, block.rows as usize, &columns)?;
         let captions = self.texts(&batch)?;
-        let mut images = self.column(&batch, &self.columns.image)?;
-        let column = images.clone();
-        if let Some(fields) = column.as_struct_opt() {
-            let missing = || TrainError::Options(format!("{}: no column `{}`", self.name, self.image_path));
-            images = fields.column_by_name("bytes").ok_or_else(missing)?;
-        }
+        let images = ImageColumn::new(self.column(&batch, &self.columns.image)?)
+            .map_err(|error| not_images(&self.name, &self.columns.image, &error))?;
         let rows = (block.start..).zip(captions).enumerate().filter(|(_, (row, _))| selected(*row));
         Ok(rows
             .map(|(place, (row, captions))| {
-                let valid = column.is_valid(place) && images.is_valid(place);
-                let image = if valid { bytes(images, place).to_vec() } else { Vec::new() };
+                let image = images.get(place).map(<[u8]>::to_vec).unwrap_or_default();
                 (row, EncodedPair { captions, image })
             })
             .collect())
@@ -144,6 +132,10 @@ impl ParquetShard {
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|source| self.mismatch(source))
     }
+}
+
+fn not_images(file: &str, column: &str, error: &NotImages) -> TrainError {
+    TrainError::Options(format!("{file}: the image column `{column}` is {error}"))
 }
 
 fn is_list(kind: &DataType) -> bool {
@@ -179,14 +171,4 @@ fn column_type<'a>(file: &str, schema: &'a Schema, name: &str) -> Result<&'a Dat
             list_names(names())
         ))
     })
-}
-
-/// The bytes of one row of a binary column.
-fn bytes(column: &ArrayRef, row: usize) -> &[u8] {
-    match column.data_type() {
-        DataType::Binary => column.as_binary::<i32>().value(row),
-        DataType::LargeBinary => column.as_binary::<i64>().value(row),
-        DataType::BinaryView => column.as_binary_view().value(row),
-        _ => &[],
-    }
 }

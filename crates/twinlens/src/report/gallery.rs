@@ -3,6 +3,7 @@
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
+use twinlens_dataset::ImageColumn;
 
 use super::html;
 use super::model::{Block, Picture, Report, Section};
@@ -17,19 +18,12 @@ const TEXT_CHARS: usize = 120;
 pub(crate) fn pictures_of(batch: &RecordBatch) -> Vec<GalleryPicture> {
     let texts: Vec<_> =
         batch.columns().iter().skip(1).filter_map(|column| cast(column, &DataType::Utf8).ok()).collect();
+    let Ok(images) = ImageColumn::new(batch.column(0)) else { return Vec::new() };
     let picture = |row: usize| {
         let text = texts.iter().map(|column| column.as_string::<i32>()).find(|column| column.is_valid(row));
         let text = text.map(|column| column.value(row).to_string()).unwrap_or_default();
-        let column = batch.column(0).slice(row, 1);
-        let bytes = match column.as_struct_opt() {
-            Some(parts) if parts.is_valid(0) => parts.column_by_name("bytes").cloned(),
-            Some(_) => None,
-            None => Some(column),
-        };
-        let bytes = cast(&bytes?, &DataType::LargeBinary).ok()?;
-        let bytes = bytes.as_binary_opt::<i64>().filter(|bytes| bytes.is_valid(0))?;
         Some(GalleryPicture(Picture {
-            jpeg: thumbnail(bytes.value(0))?,
+            jpeg: thumbnail(images.get(row)?)?,
             alt: if text.is_empty() { "An image without a text".into() } else { text.clone() },
             is_correct: None,
             text: truncated(&text, TEXT_CHARS),

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, StructArray, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray, StructArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field};
 use twinlens_dataset::contracts;
+use twinlens_dataset::image_column::image_array;
+use twinlens_dataset::types::is_binary;
 
 /// The names of types but for `list<...>`, which takes one of the names before `image`.
 pub(super) const NAMES: [&str; 16] = [
@@ -78,11 +80,10 @@ pub(super) fn conform(column: &ArrayRef, expected: &DataType) -> Option<ArrayRef
 }
 
 fn conform_image(column: &ArrayRef, fields: &datafusion::arrow::datatypes::Fields) -> Option<ArrayRef> {
-    if is_bytes(column.data_type()) {
-        let bytes = conform(column, fields[0].data_type())?;
-        let paths = new_null_array(fields[1].data_type(), column.len());
-        let nulls = bytes.nulls().cloned();
-        return Some(Arc::new(StructArray::try_new(fields.clone(), vec![bytes, paths], nulls).ok()?));
+    if is_binary(column.data_type()) {
+        let bytes = conform(column, &DataType::LargeBinary)?;
+        let paths = StringArray::new_null(column.len());
+        return Some(Arc::new(image_array(bytes.as_binary::<i64>().clone(), paths).ok()?));
     }
     let images = column.as_struct_opt()?;
     if images.num_columns() != fields.len() {
@@ -93,10 +94,6 @@ fn conform_image(column: &ArrayRef, fields: &datafusion::arrow::datatypes::Field
     Some(Arc::new(StructArray::try_new(fields.clone(), parts, images.nulls().cloned()).ok()?))
 }
 
-fn is_bytes(kind: &DataType) -> bool {
-    matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-}
-
 /// Whether two types differ only in their encoding.
 fn same_type(actual: &DataType, expected: &DataType) -> bool {
     use DataType::{LargeList, LargeUtf8, List, Null, Utf8, Utf8View};
@@ -105,7 +102,7 @@ fn same_type(actual: &DataType, expected: &DataType) -> bool {
         (List(actual) | LargeList(actual), List(expected) | LargeList(expected)) => {
             actual.data_type() == &Null || same_type(actual.data_type(), expected.data_type())
         }
-        _ => actual == expected || is_bytes(actual) && is_bytes(expected),
+        _ => actual == expected || is_binary(actual) && is_binary(expected),
     }
 }
 

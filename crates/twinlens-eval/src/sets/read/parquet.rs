@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use twinlens_dataset::image_column::NotImages;
 use twinlens_dataset::samples::DAMAGED;
-use twinlens_dataset::types::holds_image_bytes;
-use twinlens_dataset::{Dataset, DatasetError, MAIN};
+use twinlens_dataset::types::is_text;
+use twinlens_dataset::{Dataset, DatasetError, ImageColumn, MAIN};
 use twinlens_image::Limits;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::suggest::list_names;
@@ -152,7 +153,9 @@ impl Tables {
                 .map_err(|(why, hint)| EvalError::set(set, format!("{table}: {why}"), Some(hint)))?;
         }
         let names = match hub_class_names(&schema, &truth) {
-            None if !columns.captions && is_text(schema.field_with_name(&truth).ok()) => {
+            None if !columns.captions
+                && schema.field_with_name(&truth).is_ok_and(|field| is_text(field.data_type())) =>
+            {
                 Some(distinct(&tables, &truth)?)
             }
             names => names,
@@ -168,18 +171,16 @@ impl Tables {
 /// Message and hint.
 fn check_types(schema: &Schema, [image, truth]: [&str; 2], captions: bool) -> Result<(), (String, String)> {
     let kind = |name: &str| schema.field_with_name(name).ok().map(Field::data_type);
-    if let Some(kind) = kind(image).filter(|kind| !holds_image_bytes(kind)) {
-        let hint = "expected the bytes of image files: binary, or struct<bytes, path>";
-        return Err((format!("the image column `{image}` is of type {kind}"), hint.into()));
-    }
+    kind(image)
+        .map_or(Ok(()), ImageColumn::check)
+        .map_err(|error| (format!("the image column `{image}` is {error}"), NotImages::HINT.into()))?;
     let item = match kind(truth) {
         Some(DataType::List(item) | DataType::LargeList(item)) => Some(item.data_type()),
         kind => kind,
     };
-    let text = |kind: &DataType| is_text(Some(&Field::new("", kind.clone(), true)));
     match item {
         None => Ok(()),
-        Some(kind) if text(kind) || (!captions && kind.is_integer()) => Ok(()),
+        Some(kind) if is_text(kind) || (!captions && kind.is_integer()) => Ok(()),
         Some(kind) if captions => {
             let hint = "expected strings, or lists of strings";
             Err((format!("the caption column `{truth}` is of type {kind}"), hint.into()))
@@ -189,14 +190,6 @@ fn check_types(schema: &Schema, [image, truth]: [&str; 2], captions: bool) -> Re
             Err((format!("the label column `{truth}` is of type {kind}"), hint.into()))
         }
     }
-}
-
-fn is_text(field: Option<&Field>) -> bool {
-    let kind = field.map(|field| match field.data_type() {
-        DataType::Dictionary(_, values) => values.as_ref(),
-        kind => kind,
-    });
-    matches!(kind, Some(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
 }
 
 /// The distinct texts of a column, sorted: the class names of data without integer labels.
@@ -232,9 +225,12 @@ impl SetFiles for Tables {
                     return take(Example { place: name.clone(), path: name.clone(), image, truth });
                 }
             };
+            let images = self.images(&chunk.batch);
             for row in 0..chunk.batch.num_rows() {
                 let place = format!("{name} row {}", chunk.first + row as u64);
-                let (image, path) = self.image(&chunk.batch, row, limits);
+                let image = images.as_ref().map_err(Reject::clone);
+                let path = image.as_ref().ok().and_then(|images| images.path(row)).map(String::from);
+                let image = image.and_then(|images| image_bytes(images, row, limits));
                 let truth = self.truth(&chunk.batch, row);
                 take(Example { path: path.unwrap_or_else(|| place.clone()), place, image, truth })?;
             }
@@ -244,38 +240,11 @@ impl SetFiles for Tables {
 }
 
 impl Tables {
-    /// The image bytes of a row, and their path if known.
-    fn image(
-        &self,
-        batch: &RecordBatch,
-        row: usize,
-        limits: &Limits,
-    ) -> (Result<Vec<u8>, Reject>, Option<String>) {
-        let refuse = |detail: &str| Err(Reject { code: NO_IMAGE, detail: detail.into() });
-        let Some(column) = batch.column_by_name(&self.image) else {
-            return (refuse("the shard lacks the image column"), None);
-        };
-        let (bytes, path) = match column.as_struct_opt() {
-            Some(parts) if parts.is_valid(row) => (
-                parts.column_by_name("bytes").cloned(),
-                parts
-                    .column_by_name("path")
-                    .and_then(|paths| texts(&paths.slice(row, 1)))
-                    .and_then(|mut all| all.pop()),
-            ),
-            Some(_) => (None, None),
-            None => (Some(column.clone()), None),
-        };
-        let bytes = bytes.filter(|bytes| bytes.is_valid(row)).map(|bytes| bytes.slice(row, 1));
-        let bytes = bytes.and_then(|bytes| cast(&bytes, &DataType::LargeBinary).ok());
-        let Some(bytes) = bytes.as_ref().and_then(|bytes| bytes.as_binary_opt::<i64>()) else {
-            return (refuse("the row holds no image bytes"), path);
-        };
-        let bytes = bytes.value(0);
-        match bytes.len() as u64 > limits.max_bytes {
-            true => (Err(Reject { code: TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) }), path),
-            false => (Ok(bytes.to_vec()), path),
-        }
+    fn images(&self, batch: &RecordBatch) -> Result<ImageColumn, Reject> {
+        let refuse = |detail: String| Reject { code: NO_IMAGE, detail };
+        let column = batch.column_by_name(&self.image);
+        let column = column.ok_or_else(|| refuse("the shard lacks the image column".into()))?;
+        ImageColumn::new(column).map_err(|error| refuse(format!("the image column is {error}")))
     }
 
     fn truth(&self, batch: &RecordBatch, row: usize) -> Result<Truth, Reject> {
@@ -316,9 +285,20 @@ impl Tables {
     }
 }
 
+/// The image file of a row.
+fn image_bytes(images: &ImageColumn, row: usize, limits: &Limits) -> Result<Vec<u8>, Reject> {
+    match images.get(row) {
+        None => Err(Reject { code: NO_IMAGE, detail: "the row holds no image bytes".into() }),
+        Some(bytes) if bytes.len() as u64 > limits.max_bytes => {
+            Err(Reject { code: TOO_MANY_BYTES, detail: format!("{} bytes", bytes.len()) })
+        }
+        Some(bytes) => Ok(bytes.to_vec()),
+    }
+}
+
 /// The texts of a column without nulls; `None` if it is of another type.
 fn texts(column: &ArrayRef) -> Option<Vec<String>> {
-    if !is_text(Some(&Field::new("", column.data_type().clone(), true))) {
+    if !is_text(column.data_type()) {
         return None;
     }
     let texts = cast(column, &DataType::Utf8).ok()?;
