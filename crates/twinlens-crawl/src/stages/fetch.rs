@@ -6,8 +6,10 @@
 
 mod assemble;
 mod body;
+mod columns;
 mod images;
 mod local;
+mod stored;
 mod verify;
 
 use std::collections::HashMap;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::dataframe::DataFrame;
@@ -33,7 +35,7 @@ use tokio::sync::OnceCell;
 use tokio::sync::mpsc::Sender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
-use twinlens_dataset::contracts::{self, ROW_ORDER};
+use twinlens_dataset::contracts::ROW_ORDER;
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::rejects;
 use twinlens_pipeline::{
@@ -42,7 +44,9 @@ use twinlens_pipeline::{
 };
 
 use self::assemble::{Assembler, FinishedRows};
+use self::columns::{added_columns, with_images};
 use self::images::ImageFetcher;
+use self::stored::Originals;
 pub use self::verify::{CODES as VERIFY_CODES, Verify};
 use super::common::arrow_error;
 use super::local::Root;
@@ -96,17 +100,6 @@ pub struct FetchOptions {
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
-}
-
-/// What becomes of images in formats that are not decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Originals {
-    /// Rejected as `unsupported_format`.
-    #[default]
-    Reject,
-    /// Stored as they came, without sizes, perceptual hash and EXIF.
-    Keep,
 }
 
 /// `fetch` as it runs.
@@ -177,23 +170,6 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
 /// What to do instead of writing credentials into the URLs of rows.
 pub(crate) const CREDENTIALS_HINT: &str = "take them out of the URLs, and send a header from the environment: \
      `http = { headers = { Authorization = \"${TOKEN}\" } }`";
-
-/// Of a lenient stage: what was wrong with an image that was accepted nevertheless.
-const DAMAGE: &str = "damage";
-
-/// The columns that the stage adds.
-fn added_columns(lenient: bool) -> SchemaRef {
-    let images = contracts::image_columns();
-    let damage = lenient.then(|| Arc::new(Field::new(DAMAGE, DataType::Utf8, true)));
-    Arc::new(Schema::new(images.fields().iter().cloned().chain(damage).collect::<Vec<_>>()))
-}
-
-/// The columns of the input that the stage does not add, then those that it adds.
-fn with_images(schema: &Schema, added: &Schema) -> SchemaRef {
-    let kept = schema.fields().iter().filter(|field| added.field_with_name(field.name()).is_err());
-    let fields: Vec<_> = kept.chain(added.fields()).cloned().collect();
-    Arc::new(Schema::new(fields))
-}
 
 #[async_trait]
 impl Rows for Fetch {

@@ -16,7 +16,7 @@ use twinlens_dataset::samples::{FolderEntry, FolderSamples, Role, Unread};
 use twinlens_image::{Encode, Limits, Resize};
 use twinlens_pipeline::{Fault, Located, Ports, RunContext, RunError, Source, StageKind, Work};
 
-use super::samples::{Captions, SampleOptions, SampleReader, unread_sample};
+use super::samples::{Captions, SampleOptions, SampleReader, sample_options, unread_sample};
 use super::split_reader::{self, BatchSink, SplitReader};
 
 /// Reads images from directories, with the caption of each in a text or JSON file of the same name,
@@ -91,18 +91,8 @@ resize = { size = 256 }
 "#;
 
     fn plan(options: FolderOptions, ports: &mut Ports<'_>) -> Option<Work> {
-        let FolderOptions { folders, keep, limits, resize, encode, split_rows, .. } = options;
-        let samples = SampleOptions {
-            limits,
-            resize,
-            encode,
-            keep,
-            caption: options.caption,
-            captions: options.captions,
-            keep_invisible: options.keep_invisible,
-            label: options.label,
-            ignore: options.ignore,
-        };
+        let samples = sample_options!(options);
+        let FolderOptions { folders, split_rows, .. } = options;
         samples.declare(ports);
         if folders.is_empty() {
             ports.fault(Fault::at(folders.span(), "`folders` is empty: there is nothing to read"));

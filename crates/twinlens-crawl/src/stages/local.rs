@@ -2,9 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use twinlens_dataset::samples::Refusal;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::files::Files;
 use url::{ParseError, Url};
+
+use super::common::is_url;
 
 /// Reject codes of rows with paths.
 pub const CODES: &[&str] = &[OUTSIDE, NOT_FOUND, NOT_A_FILE, UNREADABLE];
@@ -18,13 +21,10 @@ pub(super) const NOT_A_FILE: &str = "not_a_file";
 /// The file is there, but cannot be read.
 pub(super) const UNREADABLE: &str = "unreadable_file";
 
-/// A reject: code and reason.
-pub(super) type Refusal = (&'static str, String);
-
 /// The path that a row has instead of a URL: a text without a scheme, or a `file:` URL. `None` if
-/// it has another scheme or is no URL either.
+/// it has another scheme or is not a URL either.
 pub(super) fn path_of(written: &str) -> Option<Result<PathBuf, Refusal>> {
-    if written.starts_with("http://") || written.starts_with("https://") {
+    if is_url(written) {
         return None;
     }
     match Url::parse(written) {

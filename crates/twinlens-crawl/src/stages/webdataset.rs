@@ -22,7 +22,7 @@ use twinlens_pipeline::{Located, Ports, RunContext, RunError, Source, StageKind,
 use super::common::file_name;
 use super::files::{self, FileOpener, InputFile, ListedFile};
 use super::options;
-use super::samples::{Captions, SampleOptions, SampleReader, unread_sample};
+use super::samples::{Captions, SampleOptions, SampleReader, sample_options, unread_sample};
 use super::split_reader::{self, BatchSink, SplitReader};
 use crate::net::HttpOptions;
 
@@ -100,18 +100,8 @@ keep = ["similarity"]
 "#;
 
     fn plan(options: WebDatasetOptions, ports: &mut Ports<'_>) -> Option<Work> {
-        let WebDatasetOptions { files, limits, resize, encode, keep, split_bytes, http, .. } = options;
-        let samples = SampleOptions {
-            limits,
-            resize,
-            encode,
-            keep,
-            caption: options.caption,
-            captions: options.captions,
-            keep_invisible: options.keep_invisible,
-            label: options.label,
-            ignore: options.ignore,
-        };
+        let samples = sample_options!(options);
+        let WebDatasetOptions { files, split_bytes, http, .. } = options;
         samples.declare(ports);
         options::check_http(ports, &http);
         files::declare(ports, &files);

@@ -308,7 +308,7 @@ async fn files_that_are_something_else_stop_the_stage() {
         (b"<!doctype html><p>log in", "0.tar is an HTML page, not a tar archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "0.tar is a Git LFS pointer, not a tar archive"),
         (&zipped_csv, "0.tar is plain text, not a tar archive"),
-        (&[1; 2000], "0.tar: damaged: no tar archive"),
+        (&[1; 2000], "0.tar: damaged: not a tar archive"),
     ];
     for (bytes, expected) in cases {
         lab.write("0.tar", bytes);

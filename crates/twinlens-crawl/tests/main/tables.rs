@@ -289,7 +289,7 @@ async fn what_is_no_table_is_refused_by_name() {
         ("csv.parquet", csv.clone(), "", &["is plain text, not Parquet"]),
         ("parquet.csv", lists(), "", &["is a Parquet file, not CSV", "format = \"parquet\""]),
         ("zipped.parquet", gzip(&lists()), "", &["zipped.parquet is compressed"]),
-        ("csv.jsonl", csv, "", &["its first 2 rows are no JSON objects; line 1"]),
+        ("csv.jsonl", csv, "", &["its first 2 rows are not JSON objects; line 1"]),
         ("empty.csv", Vec::new(), "", &["empty.csv is an empty file"]),
         ("none.csv", b"url,caption\n".to_vec(), "", &["there are no rows"]),
         ("none.json", b"[]".to_vec(), "", &["there are no rows"]),

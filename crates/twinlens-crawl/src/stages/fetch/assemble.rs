@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, Int32Builder, Int64Builder, LargeBinaryBuilder, RecordBatch, StringArray,
-    StringBuilder, StructArray, TimestampMicrosecondBuilder, UInt32Array,
+    ArrayRef, AsArray, Int32Builder, Int64Builder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondBuilder, UInt32Array,
 };
-use arrow::buffer::NullBuffer;
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use twinlens_dataset::contracts;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
+use twinlens_dataset::image_column::image_array;
 use twinlens_image::ProcessedImage;
 use twinlens_pipeline::{RunError, Secrets, rejects};
 
-use super::DAMAGE;
 use super::body::Rejection;
-use super::images::FetchedImage;
+use super::columns::DAMAGE;
+use super::stored::FetchedImage;
 use crate::net::Reservation;
 use crate::stages::common::arrow_error;
 
@@ -108,7 +108,7 @@ impl Assembler {
         };
         let rejections: Vec<_> = pending.iter().map(rejection).collect();
         let column = |name: &str, _: &DataType| {
-            if let Some(column) = image_column(name, &images) {
+            if let Some(column) = image_column(name, &images).map_err(arrow_error)? {
                 return Ok(column);
             }
             let text = |value: for<'a> fn(&'a (&'static str, String)) -> &'a str| -> ArrayRef {
@@ -150,7 +150,7 @@ fn existing_column(rows: &RecordBatch, name: &str) -> Result<ArrayRef, RunError>
 }
 
 /// One of the contract's image columns; `None` for another name.
-fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef> {
+fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Result<Option<ArrayRef>, ArrowError> {
     let pixels = |value_of: fn(&ProcessedImage) -> u32| -> ArrayRef {
         let mut builder = Int32Builder::new();
         // The limit on pixels keeps sides far below 2^31.
@@ -165,8 +165,12 @@ fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef
         images.iter().for_each(|image| builder.append_option(image.and_then(value_of)));
         Arc::new(builder.finish())
     };
-    Some(match name {
-        "image" => image_structs(images),
+    Ok(Some(match name {
+        "image" => {
+            let bytes = images.iter().map(|image| image.map(|image| image.stored.bytes()));
+            // The path is null, because the bytes are present.
+            Arc::new(image_array(bytes.collect(), StringArray::new_null(images.len()))?)
+        }
         "width" => pixels(|image| image.width),
         "height" => pixels(|image| image.height),
         "original_width" => pixels(|image| image.original_width),
@@ -185,21 +189,6 @@ fn image_column(name: &str, images: &[Option<&FetchedImage>]) -> Option<ArrayRef
             images.iter().for_each(|image| builder.append_option(image.map(|image| image.fetched_at)));
             Arc::new(builder.finish())
         }
-        _ => return None,
-    })
-}
-
-/// `struct<bytes, path>`. The path is null, because the bytes are present.
-fn image_structs(images: &[Option<&FetchedImage>]) -> ArrayRef {
-    let (mut bytes, mut path) = (LargeBinaryBuilder::new(), StringBuilder::new());
-    for image in images {
-        bytes.append_option(image.map(|image| image.stored.bytes()));
-        path.append_null();
-    }
-    let fields = match contracts::image() {
-        DataType::Struct(fields) => fields,
-        _ => Fields::empty(),
-    };
-    let valid = NullBuffer::from(images.iter().map(Option::is_some).collect::<Vec<bool>>());
-    Arc::new(StructArray::new(fields, vec![Arc::new(bytes.finish()), Arc::new(path.finish())], Some(valid)))
+        _ => return Ok(None),
+    }))
 }

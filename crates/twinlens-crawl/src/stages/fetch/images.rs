@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
 use tokio::sync::oneshot;
-use twinlens_image::{
-    Encode, ImageError, Limits, ProcessedImage, Repaired, Resize, probe, process, repair, sha256_hex,
-};
+use twinlens_image::{Encode, ImageError, Limits, Repaired, Resize, probe, process, repair, sha256_hex};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::{Clock, Located, RunContext, RunError};
 use url::Url;
 
-use super::Originals;
 use super::body::{Body, Rejection};
 use super::local::LocalFiles;
+use super::stored::{FetchedImage, Originals, Stored};
 use crate::net::{
     ByteBudget, Client, Directives, FetchError, FetchErrorKind, HttpOptions, Request, Reservation, Response,
 };
@@ -50,55 +48,6 @@ impl std::fmt::Debug for DebugProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")
     }
-}
-
-/// What is stored of a body.
-#[derive(Debug)]
-pub(super) enum Stored {
-    /// An image, and what was wrong with it if it was repaired.
-    Image(ProcessedImage, Option<String>),
-    /// The body, in a format that is not decoded.
-    Original { bytes: Vec<u8>, sha256: String },
-}
-
-impl Stored {
-    pub(super) fn image(&self) -> Option<&ProcessedImage> {
-        match self {
-            Self::Image(image, _) => Some(image),
-            Self::Original { .. } => None,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Image(image, _) => &image.bytes,
-            Self::Original { bytes, .. } => bytes,
-        }
-    }
-
-    /// SHA-256 of the body.
-    pub(super) fn sha256(&self) -> &str {
-        match self {
-            Self::Image(image, _) => &image.sha256,
-            Self::Original { sha256, .. } => sha256,
-        }
-    }
-
-    pub(super) fn damage(&self) -> Option<&str> {
-        match self {
-            Self::Image(_, damage) => damage.as_deref(),
-            Self::Original { .. } => None,
-        }
-    }
-}
-
-/// What is stored of a body, and its time, in microseconds.
-#[derive(Debug)]
-pub(super) struct FetchedImage {
-    pub(super) stored: Stored,
-    pub(super) fetched_at: i64,
-    /// The bytes of `stored` in the budget, until it is in a batch.
-    pub(super) reservation: Reservation,
 }
 
 impl ImageFetcher {

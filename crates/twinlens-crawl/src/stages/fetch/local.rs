@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tracing::debug;
+use twinlens_dataset::samples::Refusal;
 use twinlens_image::ImageError;
 use twinlens_pipeline::{Located, RunContext, RunError};
 
@@ -56,7 +57,7 @@ impl LocalFiles {
         Some(read.map_err(|(code, why)| Rejection { code, detail: format!("{written}: {why}") }))
     }
 
-    async fn read_file(&self, path: PathBuf, max_bytes: u64) -> Result<Body, local::Refusal> {
+    async fn read_file(&self, path: PathBuf, max_bytes: u64) -> Result<Body, Refusal> {
         // The semaphore is never closed.
         let permit = self.open.clone().acquire_owned().await.ok();
         let roots = self.roots.clone();
@@ -72,7 +73,7 @@ impl LocalFiles {
 }
 
 /// The content of a file of this length.
-fn content(path: &Path, length: u64) -> Result<Vec<u8>, local::Refusal> {
+fn content(path: &Path, length: u64) -> Result<Vec<u8>, Refusal> {
     let mut content = Vec::new();
     // A byte more, to see whether it grew.
     let read = File::open(path).and_then(|file| file.take(length + 1).read_to_end(&mut content));
@@ -84,7 +85,7 @@ fn content(path: &Path, length: u64) -> Result<Vec<u8>, local::Refusal> {
 }
 
 /// The path of a file without links, and its length.
-fn measure(path: &Path, roots: &[Root]) -> Result<(PathBuf, u64), local::Refusal> {
+fn measure(path: &Path, roots: &[Root]) -> Result<(PathBuf, u64), Refusal> {
     let path = path.canonicalize().map_err(refuse)?;
     if !roots.iter().any(|root| root.holds(&path)) {
         return Err((OUTSIDE, "is not in a folder that `local` lists".into()));
@@ -93,7 +94,7 @@ fn measure(path: &Path, roots: &[Root]) -> Result<(PathBuf, u64), local::Refusal
     if metadata.is_file() { Ok((path, metadata.len())) } else { Err((NOT_A_FILE, "is not a file".into())) }
 }
 
-fn refuse(error: io::Error) -> local::Refusal {
+fn refuse(error: io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             (NOT_FOUND, "neither a URL nor the path of a file".into())
@@ -103,7 +104,7 @@ fn refuse(error: io::Error) -> local::Refusal {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, local::Refusal> + Send + 'static,
-) -> Result<T, local::Refusal> {
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     twinlens_pipeline::blocking(work).await.map_err(|panic| (UNREADABLE, panic.to_string()))?
 }

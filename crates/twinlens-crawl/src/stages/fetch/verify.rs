@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use twinlens_pipeline::{ColumnName, ColumnType, Fault, Ports, Required, RowsInput, RunError};
 
 use super::body::Rejection;
-use super::images::Stored;
+use super::stored::Stored;
 use crate::stages::common::arrow_error;
 
 /// Reject codes of unexpected images.

@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 use twinlens_dataset::samples::Refusal;
 use twinlens_pipeline::RunError;
 
-use crate::stages::table::CAPTION_NAMES;
+use crate::stages::column_names::CAPTIONS;
 
 /// What to do with several captions of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::stages) enum Captions {
+pub(crate) enum Captions {
     /// A row for each.
     Each,
     /// Use the first.
@@ -41,7 +41,7 @@ impl From<Refusal> for Failure {
 
 /// How captions are found.
 #[derive(Debug)]
-pub(super) struct CaptionRule {
+pub(super) struct CaptionFinder {
     /// The name of the value; by default the text file, or else a usual name.
     pub(super) name: Option<String>,
     pub(super) several: Option<Captions>,
@@ -49,7 +49,7 @@ pub(super) struct CaptionRule {
     pub(super) keep_invisible: bool,
 }
 
-impl CaptionRule {
+impl CaptionFinder {
     /// The captions of a sample, each with the index of the JSON that it goes with. `location` is
     /// for messages.
     pub(super) fn captions(
@@ -102,7 +102,7 @@ impl CaptionRule {
                 None => {
                     let is_there =
                         |found: &Result<Vec<String>, _>| !matches!(found, Ok(none) if none.is_empty());
-                    CAPTION_NAMES.iter().map(|name| texts(name)).find(is_there).unwrap_or(Ok(Vec::new()))?
+                    CAPTIONS.iter().map(|name| texts(name)).find(is_there).unwrap_or(Ok(Vec::new()))?
                 }
             };
             captions.extend(found.into_iter().map(|caption| (at, caption)));
@@ -171,7 +171,7 @@ mod tests {
             (Some("alt"), None, Some("text"), r#"[{"caption": "other"}]"#, ""),
         ];
         for (name, several, text, json, expected) in cases {
-            let rule = CaptionRule { name: name.map(String::from), several, keep_invisible: false };
+            let rule = CaptionFinder { name: name.map(String::from), several, keep_invisible: false };
             let json: Vec<Map<String, Value>> = serde_json::from_str(json).unwrap();
             let shown = match rule.captions("a.txt", text, &json) {
                 Ok(captions) => {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, Int32Builder, Int64Builder, LargeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder,
-    StructArray, new_null_array,
+    new_null_array,
 };
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use twinlens_dataset::contracts;
+use twinlens_dataset::image_column::image_array;
 use twinlens_image::ProcessedImage;
 
 use crate::stages::captions;
@@ -25,7 +25,6 @@ pub(super) struct SampleBatchBuilder {
     lists: Option<ListBuilder<StringBuilder>>,
     data: LargeBinaryBuilder,
     path: StringBuilder,
-    valid: Vec<bool>,
     /// Width, height, original width, original height.
     sides: [Int32Builder; 4],
     sha256: StringBuilder,
@@ -47,7 +46,6 @@ impl SampleBatchBuilder {
             lists: has_lists.then(captions::builder),
             data: LargeBinaryBuilder::new(),
             path: StringBuilder::new(),
-            valid: Vec::new(),
             sides: std::array::from_fn(|_| Int32Builder::new()),
             sha256: StringBuilder::new(),
             phash: Int64Builder::new(),
@@ -84,7 +82,6 @@ impl SampleBatchBuilder {
         let sides = [side(image.width), side(image.height), width, height];
         self.data.append_value(&image.bytes);
         self.path.append_value(path);
-        self.valid.push(true);
         self.sides.iter_mut().zip(sides).for_each(|(column, side)| column.append_value(side));
         self.sha256.append_value(sha256.unwrap_or(&image.sha256));
         self.phash.append_value(image.phash);
@@ -100,7 +97,6 @@ impl SampleBatchBuilder {
         self.lists.iter_mut().for_each(ListBuilder::append_null);
         self.data.append_null();
         self.path.append_null();
-        self.valid.push(false);
         self.sides.iter_mut().for_each(Int32Builder::append_null);
         self.sha256.append_null();
         self.phash.append_null();
@@ -117,13 +113,7 @@ impl SampleBatchBuilder {
         let mut columns: Vec<ArrayRef> =
             self.texts.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         columns.extend(self.lists.as_mut().map(|lists| Arc::new(lists.finish()) as ArrayRef));
-        let fields = match contracts::image() {
-            DataType::Struct(fields) => fields,
-            _ => Fields::empty(),
-        };
-        let valid = NullBuffer::from(std::mem::take(&mut self.valid));
-        let parts: Vec<ArrayRef> = vec![Arc::new(self.data.finish()), Arc::new(self.path.finish())];
-        columns.push(Arc::new(StructArray::try_new(fields, parts, Some(valid))?));
+        columns.push(Arc::new(image_array(self.data.finish(), self.path.finish())?));
         columns.extend(self.sides.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef));
         columns.push(Arc::new(self.sha256.finish()));
         columns.push(Arc::new(self.phash.finish()));

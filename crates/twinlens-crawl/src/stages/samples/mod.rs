@@ -14,13 +14,13 @@ use twinlens_image::{Encode, Encoding, Limits, ProcessedImage, Resize, ResizeMod
 use twinlens_pipeline::{Located, Ports, RunContext, RunError, SortKey, rejects};
 
 pub(super) use self::captions::Captions;
-use self::captions::{CaptionRule, Failure};
+use self::captions::{CaptionFinder, Failure};
 use self::columns::SampleBatchBuilder;
 use super::captions as caption_lists;
+use super::column_names::URLS;
 use super::common::arrow_error;
 use super::options;
 use super::split_reader::BatchSink;
-use super::table::URL_NAMES;
 use crate::net::ByteBudget;
 use crate::pairs;
 
@@ -57,6 +57,25 @@ pub(super) struct SampleOptions {
     pub(super) ignore: Vec<String>,
 }
 
+/// The [`SampleOptions`] among the options of a stage, which has them as fields of its own: with
+/// `#[serde(flatten)]` errors would lose their places.
+macro_rules! sample_options {
+    ($options:ident) => {
+        $crate::stages::samples::SampleOptions {
+            limits: $options.limits,
+            resize: $options.resize,
+            encode: $options.encode,
+            keep: $options.keep,
+            caption: $options.caption,
+            captions: $options.captions,
+            keep_invisible: $options.keep_invisible,
+            label: $options.label,
+            ignore: $options.ignore,
+        }
+    };
+}
+pub(super) use sample_options;
+
 impl SampleOptions {
     /// Checks the options, and declares the output.
     pub(super) fn declare(&self, ports: &mut Ports<'_>) {
@@ -92,7 +111,7 @@ impl SampleOptions {
             resize: self.resize.value().clone(),
             encode: self.encode.value().clone(),
             keep: options::names(&self.keep),
-            captions: CaptionRule {
+            captions: CaptionFinder {
                 name: self.caption.clone(),
                 several: self.captions,
                 keep_invisible: self.keep_invisible,
@@ -140,7 +159,7 @@ pub(super) struct SampleReader {
     resize: Resize,
     encode: Encode,
     keep: Vec<String>,
-    captions: CaptionRule,
+    captions: CaptionFinder,
     has_lists: bool,
     has_label: bool,
     /// Extensions with their dots.
@@ -228,8 +247,7 @@ impl SampleReader {
         caption: Option<&str>,
     ) {
         let text = |name: &str| json.get(name).and_then(value_text);
-        let url =
-            URL_NAMES.iter().find_map(|name| json.get(*name)?.as_str().filter(|url| !url.trim().is_empty()));
+        let url = URLS.iter().find_map(|name| json.get(*name)?.as_str().filter(|url| !url.trim().is_empty()));
         let uid = pairs::uid(url.unwrap_or(&sample.location), caption.unwrap_or_default());
         columns.text(0, Some(&uid));
         columns.text(1, url);
@@ -263,11 +281,14 @@ impl SampleReader {
         let label = label.map(|label| twinlens_text::decode_text(&label).trim().to_string());
         let label = label.filter(|label| !label.is_empty());
         let found = self.captions.captions(&sample.location, text.as_deref(), &json)?;
-        let captions = match found.is_empty() {
-            true if label.is_some() || self.captions.several == Some(Captions::None) => vec![(0, None)],
-            true => return Err(("no_caption", "no caption".to_string()).into()),
-            false => found.into_iter().map(|(json, caption)| (json, Some(caption))).collect(),
-        };
+        let needs_caption = label.is_none() && self.captions.several != Some(Captions::None);
+        if found.is_empty() && needs_caption {
+            return Err(("no_caption", "no caption".to_string()).into());
+        }
+        let mut captions: Vec<_> = found.into_iter().map(|(json, caption)| (json, Some(caption))).collect();
+        if captions.is_empty() {
+            captions.push((0, None));
+        }
         let image = self.process(&bytes)?;
         Ok(ParsedSample { location: sample.location, path: sample.path, json, captions, label, image })
     }
@@ -319,7 +340,7 @@ fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
 
 /// Checks that the URLs are texts. (`image` may be anything: not all call a URL that.)
 fn check_texts(json: &Map<String, Value>) -> Result<(), Refusal> {
-    let names = URL_NAMES.iter().filter(|name| **name != "image").chain(&["page_url", "text_source"]);
+    let names = URLS.iter().filter(|name| **name != "image").chain(&["page_url", "text_source"]);
     for name in names {
         if json.get(*name).is_some_and(|value| !value.is_string() && !value.is_null()) {
             return Err(("wrong_type", format!("`{name}` is not a text")));

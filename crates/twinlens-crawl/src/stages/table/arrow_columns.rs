@@ -17,7 +17,7 @@ use twinlens_dataset::{contracts, types};
 
 use super::columns::{ColumnSelection, Complaint};
 use super::options::{CaptionRule, ColumnKind, LIST_HINT};
-use super::rows::{Captions, Row, RowPusher};
+use super::rows::{Row, RowCaptions, RowPusher};
 
 /// A column of a file, or a field of one of struct type.
 #[derive(Debug, Clone)]
@@ -72,11 +72,7 @@ pub(super) struct FileColumns {
 }
 
 fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => true,
-        DataType::Dictionary(_, value) => is_text(value),
-        _ => false,
-    }
+    types::is_text(kind) || kind == &DataType::Null
 }
 
 fn is_text_list(kind: &DataType) -> bool {
@@ -278,11 +274,11 @@ fn first_text(columns: &[TextColumn], row: usize) -> Option<Cow<'_, str>> {
 }
 
 /// The first captions that are not blank.
-fn first_captions(columns: &[TextColumn], row: usize, rule: Option<CaptionRule>) -> Captions<'_> {
+fn first_captions(columns: &[TextColumn], row: usize, rule: Option<CaptionRule>) -> RowCaptions<'_> {
     for column in columns {
         match column {
             TextColumn::Texts(texts) if texts.is_valid(row) && !texts.value(row).trim().is_empty() => {
-                return Captions::of_text(texts.value(row), rule);
+                return RowCaptions::of_text(texts.value(row), rule);
             }
             TextColumn::Lists(lists) if lists.is_valid(row) => {
                 let offsets = lists.value_offsets();
@@ -292,13 +288,13 @@ fn first_captions(columns: &[TextColumn], row: usize, rule: Option<CaptionRule>)
                     .map(|item| Cow::Borrowed(items.value(item)));
                 let items: Vec<_> = items.collect();
                 if !items.is_empty() {
-                    return Captions::List(items);
+                    return RowCaptions::List(items);
                 }
             }
             _ => {}
         }
     }
-    Captions::None
+    RowCaptions::None
 }
 
 /// The type in which values are stored: one of several that hold the same.

@@ -1,60 +1,8 @@
 //! The columns of a file that are read, found by their names.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::options::{CaptionRule, KeptColumn};
-
-/// Usual names of the URL column, the likeliest first: img2dataset, DataComp, COYO, CC2 (`url`),
-/// LAION (`URL`), Conceptual Captions on the hub, SBU, RedCaps, WIT (`image_url`), YFCC, Unsplash.
-pub(in super::super) const URLS: &[&str] = &[
-    "url",
-    "URL",
-    "Url",
-    "image_url",
-    "IMAGE_URL",
-    "img_url",
-    "image_link",
-    "image_src",
-    "photo_image_url",
-    "downloadurl",
-    "image",
-];
-/// Usual names of a column of paths, which counts where there is no URL: Hugging Face's imagefolder
-/// (`file_name`), open_clip (`filepath`).
-const PATHS: &[&str] = &["image_path", "img_path", "file_name", "filename", "filepath", "file_path", "path"];
-/// Usual names of the caption column, the likeliest first: img2dataset (`caption`), LAION
-/// (`TEXT`), DataComp, COYO (`text`), CC2 (`alt`), WIT (`caption_reference_description`).
-pub const CAPTIONS: &[&str] = &[
-    "caption",
-    "CAPTION",
-    "Caption",
-    "TEXT",
-    "text",
-    "alt",
-    "ALT",
-    "alt_text",
-    "caption_reference_description",
-    "raw_caption",
-    "title",
-    "description",
-];
-
-/// Names of the columns; `a.b` is the field `b` of the column `a`. By default the usual names are
-/// tried: those of LAION, COYO, CC3M, CC12M, DataComp and img2dataset. Where a row has no value in
-/// one of them, the next one counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Columns {
-    /// The URL of the image, or the path of its file.
-    pub(super) url: Option<String>,
-    /// The caption.
-    pub(super) caption: Option<String>,
-    /// The page that contains the image.
-    pub(super) page_url: Option<String>,
-    /// Where on the page the caption was.
-    pub(super) text_source: Option<String>,
-}
+use super::options::{CaptionRule, Columns, KeptColumn};
+use crate::stages::column_names::{CAPTIONS, PATHS, URLS};
+use crate::stages::common::is_url;
 
 /// What is read.
 #[derive(Debug, Clone, Default)]
@@ -170,8 +118,7 @@ pub(super) struct FoundColumns {
 /// Names the columns of a file without a header, which is recognized by a URL in its first row. Of
 /// two columns (CC3M: caption and URL; CC12M: URL and caption) the other one is the caption.
 pub(super) fn infer_header(first: &[String]) -> Option<Vec<String>> {
-    let is_url = |field: &String| field.starts_with("http://") || field.starts_with("https://");
-    let url = first.iter().position(is_url)?;
+    let url = first.iter().position(|field| is_url(field))?;
     let name = |column: usize| match column {
         _ if column == url => "url".to_string(),
         _ if first.len() == 2 => "caption".to_string(),

@@ -6,8 +6,8 @@ use encoding_rs::{Decoder, DecoderResult, Encoding};
 
 /// Bytes that are decoded at a time.
 const CHUNK: usize = 32 << 10;
-/// Stands for bytes that are no character: it is not UTF-8 either, so that the row is rejected and
-/// not changed.
+/// Stands for bytes that are not a character: it is not UTF-8 either, so that the row is rejected
+/// and not changed.
 const NO_CHARACTER: u8 = 0xff;
 
 /// A stream of UTF-8, without byte order mark.

@@ -1,34 +1,16 @@
 //! Reads Arrow files (including Feather 2) and streams, which Hugging Face `datasets` writes.
 
-use std::path::Path;
-
-use arrow::datatypes::SchemaRef;
 use twinlens_dataset::foreign::ArrowBatches;
 use twinlens_pipeline::RunError;
 
-use super::reader::TableReader;
+use super::open_split::OpenSplit;
 use crate::stages::split_reader::BatchSink;
 
 /// Rows that are turned into pairs at a time: a batch in a file may have any length.
 const BATCH: usize = 4096;
 
-/// The schema and number of rows of a file. Its batches are read, as neither format has the number.
-pub(super) fn inspect(path: &Path) -> Result<(SchemaRef, u64), RunError> {
-    let batches = ArrowBatches::open(path)?;
-    let (schema, mut rows) = (batches.schema(), 0);
-    for batch in batches {
-        rows += batch?.num_rows() as u64;
-    }
-    Ok((schema, rows))
-}
-
-/// The schema of a file.
-pub(super) fn schema(path: &Path) -> Result<SchemaRef, RunError> {
-    Ok(ArrowBatches::open(path)?.schema())
-}
-
 /// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
+pub(super) fn read(table: &OpenSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
     let rows = &table.rows;
     let batches = ArrowBatches::open(table.file.path())?;
     let columns = table.file_columns(&batches.schema())?;

@@ -228,7 +228,7 @@ fn reading_resumes_after_a_record_that_does_not_fit() {
         codes(text),
         [row(1, "malformed_row"), row(2, "u2|b"), row(3, "malformed_row"), row(4, "u4|d")]
     );
-    // A record of three lines that is one field too long: its lines are no rows.
+    // A record of three lines that is one field too long: its lines are not rows.
     let text = "u1,\"a\nx,y\nb\",c\nu2,d\n";
     assert_eq!(codes(text), [row(1, "malformed_row"), row(4, "u2|d")]);
     // 3 MiB in quotes.

@@ -10,7 +10,7 @@ pub(super) enum ListText {
     /// Not a list.
     Text,
     List(Vec<String>),
-    /// It begins and ends like a list of texts, and is none.
+    /// It begins and ends like a list of texts, but is not one.
     Broken,
 }
 

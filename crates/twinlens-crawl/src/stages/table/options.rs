@@ -9,13 +9,12 @@ use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use twinlens_dataset::samples::Refusal;
 use twinlens_dataset::types;
 use twinlens_pipeline::{Fault, Located, Ports};
 
-use super::columns::Columns;
 use super::delimited::Dialect;
 use super::format::Format;
-use super::records::Refusal;
 use crate::net::HttpOptions;
 use crate::stages::files::OnBadFile;
 
@@ -88,6 +87,22 @@ pub struct TableOptions {
 
 fn split_rows() -> usize {
     65_536
+}
+
+/// Names of the columns; `a.b` is the field `b` of the column `a`. By default the usual names are
+/// tried: those of LAION, COYO, CC3M, CC12M, DataComp and img2dataset. Where a row has no value in
+/// one of them, the next one counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Columns {
+    /// The URL of the image, or the path of its file.
+    pub(super) url: Option<String>,
+    /// The caption.
+    pub(super) caption: Option<String>,
+    /// The page that contains the image.
+    pub(super) page_url: Option<String>,
+    /// Where on the page the caption was.
+    pub(super) text_source: Option<String>,
 }
 
 /// What becomes of captions.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -10,7 +9,7 @@ use twinlens_dataset::DatasetError;
 use twinlens_dataset::foreign::{self, ParquetBatches};
 use twinlens_pipeline::RunError;
 
-use super::reader::TableReader;
+use super::open_split::OpenSplit;
 use crate::stages::split_reader::BatchSink;
 
 /// Rows per batch.
@@ -20,21 +19,8 @@ fn damaged(path: &Path, source: ParquetError) -> RunError {
     DatasetError::Parquet { path: path.into(), source }.into()
 }
 
-/// The schema of a file.
-pub(super) fn schema(path: &Path) -> Result<SchemaRef, RunError> {
-    Ok(foreign::open_parquet(path)?.1.schema().clone())
-}
-
-/// The schema and number of rows of a file, whose pages are checked.
-pub(super) fn inspect(path: &Path) -> Result<(SchemaRef, u64), RunError> {
-    let (file, metadata) = foreign::open_parquet(path)?;
-    foreign::check_pages(path, &file, metadata.metadata())?;
-    let rows = metadata.metadata().file_metadata().num_rows().unsigned_abs();
-    Ok((metadata.schema().clone(), rows))
-}
-
 /// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
+pub(super) fn read(table: &OpenSplit, send: BatchSink<'_>) -> Result<bool, RunError> {
     let (path, rows) = (table.file.path(), &table.rows);
     let (file, metadata) = foreign::open_parquet(path)?;
     if table.split.rows.is_none() {

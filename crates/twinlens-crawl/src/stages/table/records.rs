@@ -4,9 +4,10 @@
 use std::io::{self, Read};
 
 use memchr::{memchr, memchr_iter};
+use twinlens_dataset::samples::Refusal;
 
 use super::delimited::{Dialect, Record, RecordEnd};
-use super::json::{ElementEnd, ElementScanner};
+use super::json_scanner::{ElementEnd, ElementScanner};
 use super::window::Window;
 
 /// Longest record, in bytes.
@@ -25,14 +26,11 @@ pub(super) enum Layout {
     Array,
 }
 
-/// Code and reason of a reject.
-pub(super) type Refusal = (&'static str, String);
-
 pub(super) enum Item<'a> {
     Fields(&'a Record),
     /// A line, or the text of a JSON value.
     Text(&'a [u8]),
-    /// So many lines that are no record.
+    /// Lines that are not a record.
     Refused {
         lines: u64,
         refusal: Refusal,

@@ -8,18 +8,18 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
+use twinlens_dataset::samples::Refusal;
 use twinlens_dataset::secret_urls::has_credentials;
 
 use super::list_text::ListText;
 use super::options::CaptionRule;
-use super::records::Refusal;
 use crate::net::FetchErrorKind;
 use crate::pairs::{PairBatchBuilder, PairRow};
 use crate::stages::local::TablePaths;
 
 /// The captions of a row.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Captions<'a> {
+pub(super) enum RowCaptions<'a> {
     None,
     One(Cow<'a, str>),
     List(Vec<Cow<'a, str>>),
@@ -27,7 +27,7 @@ pub(super) enum Captions<'a> {
     Refused(&'static str),
 }
 
-impl<'a> Captions<'a> {
+impl<'a> RowCaptions<'a> {
     /// Those of a column of text, which may hold a list as text.
     pub(super) fn of_text(text: &'a str, rule: Option<CaptionRule>) -> Self {
         match ListText::of(text) {
@@ -43,7 +43,7 @@ impl<'a> Captions<'a> {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     pub(super) url: Option<Cow<'a, str>>,
-    pub(super) captions: Captions<'a>,
+    pub(super) captions: RowCaptions<'a>,
     pub(super) page_url: Option<Cow<'a, str>>,
     pub(super) text_source: Option<Cow<'a, str>>,
     /// Of the kept columns, as text.
@@ -80,7 +80,7 @@ impl RowPusher {
         let resolved = url.map(|url| self.paths.resolve(url)).transpose();
         let captions = self.clean(&row.captions);
         let refused = match row.captions {
-            Captions::Refused(why) if !self.is_image_only => Some(why),
+            RowCaptions::Refused(why) if !self.is_image_only => Some(why),
             _ => None,
         };
         let refusal = match &resolved {
@@ -117,11 +117,11 @@ impl RowPusher {
     }
 
     /// The captions that are not blank.
-    fn clean<'r>(&self, captions: &'r Captions<'_>) -> Vec<Cow<'r, str>> {
+    fn clean<'r>(&self, captions: &'r RowCaptions<'_>) -> Vec<Cow<'r, str>> {
         let captions: &[Cow<'_, str>] = match captions {
-            Captions::None | Captions::Refused(_) => &[],
-            Captions::One(text) => std::slice::from_ref(text),
-            Captions::List(texts) => texts,
+            RowCaptions::None | RowCaptions::Refused(_) => &[],
+            RowCaptions::One(text) => std::slice::from_ref(text),
+            RowCaptions::List(texts) => texts,
         };
         let clean = |text: &'r Cow<'_, str>| -> Cow<'r, str> {
             let text: &'r str = text.as_ref();

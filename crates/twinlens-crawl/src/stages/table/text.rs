@@ -1,7 +1,5 @@
-//! Reads CSV, TSV, JSON and text files. A malformed row is one reject and takes bounded memory (an
-//! unclosed quote, an endless line).
+//! Opens CSV, TSV, JSON and text files, and learns from their start how they are laid out.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -12,26 +10,19 @@ use twinlens_dataset::unpack;
 use twinlens_pipeline::RunError;
 
 use super::columns::{ColumnSelection, FoundColumns, infer_header};
-use super::delimited::Record;
 use super::encoding::Transcoded;
+use super::errors::{complain, damaged, not_of_format};
 use super::format::Format;
 use super::json::{self, Sample};
 use super::options::{ColumnKind, Header, TextOptions};
-use super::reader::TableReader;
-use super::records::{Item, Layout, Position, Records, Refusal};
-use super::rows::{Captions, Row, TextBatch};
-use super::{complain, damaged, not_of_format};
-use crate::stages::common::{arrow_error, file_name};
-use crate::stages::split_reader::BatchSink;
+use super::records::{Item, Layout, Position, Records};
 
-/// Rows per batch.
-const BATCH: usize = 4096;
 /// Rows of a JSON file that are looked at to learn the types of its values ...
 const SAMPLE_ROWS: u64 = 1000;
 /// ... and bytes.
 const SAMPLE_BYTES: u64 = 1 << 20;
 
-type Input = Box<dyn Read + Send>;
+pub(super) type Input = Box<dyn Read + Send>;
 
 /// What text files are read with.
 #[derive(Debug, Clone, Copy)]
@@ -46,11 +37,11 @@ pub(super) struct TextSpec<'a> {
 pub(super) struct Shape {
     layout: Layout,
     /// The first record.
-    start: Position,
+    pub(super) start: Position,
     /// Whether records can be read from any position: the text is not compressed, and is UTF-8.
     pub(super) is_seekable: bool,
-    columns: FoundColumns,
-    is_image_only: bool,
+    pub(super) columns: FoundColumns,
+    pub(super) is_image_only: bool,
     /// The types of the kept columns.
     pub(super) kinds: Vec<ColumnKind>,
 }
@@ -63,7 +54,7 @@ struct TextInput {
     is_seekable: bool,
 }
 
-fn read_error(path: &Path, line: u64, error: &io::Error) -> RunError {
+pub(super) fn read_error(path: &Path, line: u64, error: &io::Error) -> RunError {
     damaged(&format_args!("{} line {line}: damaged: {error}", path.display()))
 }
 
@@ -90,7 +81,7 @@ fn open(path: &Path, spec: TextSpec<'_>) -> Result<TextInput, RunError> {
 }
 
 /// Reads the text of a file from a position on.
-fn open_at(
+pub(super) fn open_at(
     path: &Path,
     spec: TextSpec<'_>,
     shape: &Shape,
@@ -211,7 +202,7 @@ fn inspect_json(path: &Path, spec: TextSpec<'_>, mut input: Input, mark: u64) ->
         }
     }
     if let (0, Some((line, why))) = (objects, error) {
-        let message = format!("its first {seen} rows are no JSON objects; line {line}: {why}");
+        let message = format!("its first {seen} rows are not JSON objects; line {line}: {why}");
         return Err(complain(path, (message, "name the format of the file: `format`".into())));
     }
     sample.check(spec.selection).map_err(|why| complain(path, why))?;
@@ -246,99 +237,4 @@ pub(super) fn index(
             rows.end = row;
         }
     }
-}
-
-/// Reads a split; returns whether all of it was consumed.
-pub(super) fn read(table: &TableReader, send: BatchSink<'_>) -> Result<bool, RunError> {
-    let (path, split) = (table.file.path(), &table.split);
-    let spec = table.text_spec();
-    let shape = inspect(path, spec)?;
-    let kinds = table.kept_kinds()?;
-    let position = split.position.unwrap_or(shape.start);
-    let mut records = open_at(path, spec, &shape, position)?;
-    let mut batch = TextBatch::new(table.pusher(shape.is_image_only), table.kept.clone());
-    let (mut row, name) = (table.rows.start, file_name(&split.file));
-    while row < table.rows.end {
-        let line = records.position().1;
-        let Some((line, item)) = records.next().map_err(|error| read_error(path, line, &error))? else {
-            break;
-        };
-        let rows = item.rows();
-        match item {
-            Item::Fields(record) => {
-                let values = record_row(record, &shape.columns, &table.reader.selection, &kinds);
-                batch.push(values, &|| format!("{name} row {row}, line {line}"));
-            }
-            Item::Text(text) => {
-                let location = || format!("{name} row {row}, line {line}");
-                if spec.format == Format::Txt {
-                    batch.push(url_row(text), &location);
-                } else {
-                    match json::parse(text) {
-                        Ok(object) => {
-                            batch.push(json::row(&object, &table.reader.selection, &kinds), &location);
-                        }
-                        Err(refusal) => batch.push(Err(refusal), &location),
-                    }
-                }
-            }
-            Item::Refused { refusal: (code, why), .. } => {
-                for number in 0..rows {
-                    let location = || format!("{name} row {}, line {}", row + number, line + number);
-                    batch.push(Err((code, why.clone())), &location);
-                }
-            }
-        }
-        row += rows;
-        if batch.rows.pairs.len() >= BATCH && !send(batch.finish().map_err(arrow_error)?) {
-            return Ok(false);
-        }
-    }
-    Ok(batch.rows.pairs.is_empty() || send(batch.finish().map_err(arrow_error)?))
-}
-
-fn utf8(bytes: &[u8], field: usize) -> Result<&str, Refusal> {
-    let refuse = |error| ("not_utf8", format!("field {}: {error}: set `encoding`", field + 1));
-    std::str::from_utf8(bytes).map_err(refuse)
-}
-
-/// The row of a line that is a URL.
-fn url_row(line: &[u8]) -> Result<Row<'_>, Refusal> {
-    let url = Some(Cow::Borrowed(utf8(line, 0)?));
-    Ok(Row { url, captions: Captions::None, page_url: None, text_source: None, kept: Vec::new() })
-}
-
-/// The selected values of a record.
-fn record_row<'r>(
-    record: &'r Record,
-    found: &FoundColumns,
-    selection: &ColumnSelection,
-    kinds: &[ColumnKind],
-) -> Result<Row<'r>, Refusal> {
-    let value = |columns: &[usize]| -> Result<Option<&'r str>, Refusal> {
-        for &column in columns {
-            let text = utf8(record.field(column), column)?;
-            if !text.trim().is_empty() {
-                return Ok(Some(text));
-            }
-        }
-        Ok(None)
-    };
-    let mut kept = Vec::with_capacity(kinds.len());
-    for ((&column, kind), wanted) in found.kept.iter().zip(kinds).zip(&selection.keep) {
-        let text = utf8(record.field(column), column)?;
-        kept.push(match kind {
-            ColumnKind::String => Some(Cow::Borrowed(text)),
-            _ if text.trim().is_empty() => None,
-            _ => Some(kind.canonical(text.into()).ok_or_else(|| kind.refuse(&wanted.source, text))?),
-        });
-    }
-    Ok(Row {
-        url: value(&found.url)?.map(Cow::Borrowed),
-        captions: value(&found.caption)?
-            .map_or(Captions::None, |text| Captions::of_text(text, selection.captions)),
-        page_url: value(&found.page_url)?.map(Cow::Borrowed),
-        text_source: value(&found.text_source)?.map(Cow::Borrowed),
-        kept,
-    })
 }
