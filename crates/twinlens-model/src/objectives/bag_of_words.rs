@@ -1,10 +1,11 @@
 //! Predicts which words are in the caption (Joulin et al. 2016): a linear layer on the image's
 //! features, and the cross-entropy between its softmax and the caption's words in equal parts.
 
-use super::kind::{Family, ObjectiveKind, WordContext, WordObjective, log_sum_exp};
+use super::kind::{Family, ObjectiveKind, WordContext, WordObjective};
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::embed::Texts;
 use crate::ops::linear::linear;
+use crate::ops::log_sum_exp;
 use crate::ops::reference::{self, get};
 use crate::towers::text::TextConfig;
 use crate::variables::{Declarations, Init};
@@ -94,7 +95,7 @@ fn weights<'a>(cx: &WordContext<'a>) -> [Result<&'a Tensor>; 2] {
 fn scores(logits: &Tensor, texts: &Texts) -> Result<Vec<f32>> {
     let bags = texts.bags();
     let score = |row: Vec<f32>| {
-        let total = log_sum_exp(&row);
+        let total = log_sum_exp(row.iter().copied());
         let score = move |bag: &Vec<u32>| {
             bag.iter().map(|id| row[*id as usize]).sum::<f32>() / bag.len().max(1) as f32 - total
         };

@@ -1,9 +1,10 @@
 //! Predicts the caption word by word: a causal transformer that starts from the image's features.
 
-use super::kind::{Family, ObjectiveKind, WordContext, WordObjective, log_sum_exp};
+use super::kind::{Family, ObjectiveKind, WordContext, WordObjective};
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::embed::Texts;
 use crate::ops::linear::linear;
+use crate::ops::log_sum_exp;
 use crate::ops::reference::{self, get, like, widened};
 use crate::towers::text::{TextConfig, TextTower};
 use crate::variables::{Declarations, Init};
@@ -73,7 +74,7 @@ impl WordObjective for Caption {
             for (piece, targets) in targets.chunks(at_once).enumerate() {
                 let x = x.narrow(0, piece * at_once, targets.len())?;
                 for (row, target) in linear(&x, table, None)?.to_vec2::<f32>()?.iter().zip(targets) {
-                    log_probabilities.push(row[*target as usize] - log_sum_exp(row));
+                    log_probabilities.push(row[*target as usize] - log_sum_exp(row.iter().copied()));
                 }
             }
             let mut rest = &log_probabilities[..];

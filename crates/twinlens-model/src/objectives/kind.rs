@@ -102,9 +102,3 @@ pub(crate) trait WordObjective {
         texts: &Texts,
     ) -> Result<Vec<f32>>;
 }
-
-/// ln sum exp of a row of logits.
-pub(crate) fn log_sum_exp(row: &[f32]) -> f32 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    top + row.iter().map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
-}

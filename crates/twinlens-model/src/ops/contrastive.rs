@@ -5,8 +5,8 @@
 //! texts) and columns (text to images) against the diagonal. The gradient has a closed form: G =
 //! (P_rows + P_columns - 2 1) / 2N, dI = s G T, dT = s G^T I, d logit_scale = sum(G logits).
 
-use super::matmul::{Mat, MatMut, multiply};
-use super::{f32_slice, with_f32};
+use super::similarity::{feature_gradients, similarities};
+use super::{f32_slice, log_sum_exp};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
@@ -24,18 +24,9 @@ struct Contrastive {
     saved: Mutex<Option<(Vec<f32>, f32)>>,
 }
 
-/// ln sum exp, shifted against overflow.
-fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
-    let top = values.clone().fold(f32::NEG_INFINITY, f32::max);
-    top + values.map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
-}
-
 impl Contrastive {
     fn run(&self, image: &[f32], text: &[f32], n: usize, logit_scale: f32) -> f32 {
-        let embed = image.len() / n;
-        let mut logits = vec![0.0; n * n];
-        let (images, texts) = (Mat::new(image, n, embed), Mat::new(text, n, embed));
-        multiply(MatMut::new(&mut logits, n, n), logit_scale.exp(), images, texts.t());
+        let mut logits = similarities(image, text, n, logit_scale.exp());
         let rows: Vec<f32> = logits.chunks_exact(n).map(|row| log_sum_exp(row.iter().copied())).collect();
         let columns: Vec<f32> = (0..n).map(|c| log_sum_exp(logits[c..].iter().step_by(n).copied())).collect();
         let half = 0.5 / n as f32;
@@ -88,23 +79,10 @@ impl CustomOp3 for Contrastive {
         let Some((g, d_scale)) = saved else {
             bail!("contrastive loss: backward can run only once");
         };
-        let (n, embed) = image.dims2()?;
         let d_loss = d_loss.to_scalar::<f32>()?;
         let factor = d_loss * scale.to_scalar::<f32>()?.exp();
-        let (mut d_image, mut d_text) = (vec![0.0; n * embed], vec![0.0; n * embed]);
-        let g = Mat::new(&g, n, n);
-        with_f32(text, |text| {
-            multiply(MatMut::new(&mut d_image, n, embed), factor, g, Mat::new(text, n, embed));
-            Ok(())
-        })?;
-        with_f32(image, |image| {
-            multiply(MatMut::new(&mut d_text, n, embed), factor, g.t(), Mat::new(image, n, embed));
-            Ok(())
-        })?;
-        Ok((
-            Some(Tensor::from_vec(d_image, (n, embed), image.device())?),
-            Some(Tensor::from_vec(d_text, (n, embed), text.device())?),
-            Some(Tensor::new(d_loss * d_scale, scale.device())?),
-        ))
+        let (d_image, d_text) = feature_gradients(&g, factor, image, text)?;
+        let d_scale = Tensor::new(d_loss * d_scale, scale.device())?;
+        Ok((Some(d_image), Some(d_text), Some(d_scale)))
     }
 }

@@ -23,6 +23,7 @@ pub(crate) mod pool;
 pub(crate) mod reference;
 pub(crate) mod sigmoid;
 pub(crate) mod simd;
+mod similarity;
 pub(crate) mod transformer;
 pub(crate) mod trunk;
 
@@ -44,6 +45,12 @@ pub(crate) fn with_f32<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) 
         Storage::Cpu(storage) => f(f32_slice(storage, layout)?),
         _ => bail!("the fused operations run on the CPU"),
     }
+}
+
+/// ln sum exp, shifted against overflow.
+pub(crate) fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
+    let top = values.clone().fold(f32::NEG_INFINITY, f32::max);
+    top + values.map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! process has all rows. Here logits are computed for a few rows at a time and never kept, so
 //! memory grows linearly with the batch, not quadratically.
 
+use super::log_sum_exp;
 use super::matmul::{Mat, MatMut, multiply};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -48,12 +49,6 @@ struct Side {
     bias: f64,
 }
 
-/// ln sum exp, shifted against overflow.
-fn log_sum_exp(values: &[f32]) -> f32 {
-    let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    top + values.iter().map(|x| f64::from(x - top).exp()).sum::<f64>().ln() as f32
-}
-
 impl Pairs<'_> {
     /// Calls `f` for pieces of the range: with the row numbers, and the logits of these rows of
     /// `from` against all of `to`. Pieces do not depend on the number of threads.
@@ -81,7 +76,9 @@ impl Pairs<'_> {
     pub(crate) fn log_sums(&self) -> [Vec<f32>; 2] {
         let n = self.image.len() / self.embed;
         [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
-            let sums = |_, logits: &mut [f32]| logits.chunks_exact(n).map(log_sum_exp).collect::<Vec<_>>();
+            let sums = |_, logits: &mut [f32]| {
+                logits.chunks_exact(n).map(|row| log_sum_exp(row.iter().copied())).collect::<Vec<_>>()
+            };
             self.pieces(from, to, sums).concat()
         })
     }

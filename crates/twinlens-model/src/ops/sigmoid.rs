@@ -6,8 +6,8 @@
 //! form: G = -z sigmoid(-z logits) / n, dI = s G T, dT = s G^T I, d logit_scale = sum(G (logits -
 //! bias)), d logit_bias = sum(G).
 
-use super::matmul::{Mat, MatMut, multiply};
-use super::{f32_slice, with_f32};
+use super::f32_slice;
+use super::similarity::{feature_gradients, similarities};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
@@ -33,10 +33,7 @@ pub(crate) fn sigmoid_loss(
 
 impl Sigmoid {
     fn run(&self, image: &[f32], text: &[f32], n: usize, scale: f32, bias: f32) -> f32 {
-        let embed = image.len() / n;
-        let mut logits = vec![0.0; n * n];
-        let (images, texts) = (Mat::new(image, n, embed), Mat::new(text, n, embed));
-        multiply(MatMut::new(&mut logits, n, n), scale.exp(), images, texts.t());
+        let mut logits = similarities(image, text, n, scale.exp());
         let (mut loss, mut d_scale, mut d_bias) = (0.0_f64, 0.0_f64, 0.0_f64);
         for (i, x) in logits.iter_mut().enumerate() {
             let z = if i / n == i % n { 1.0 } else { -1.0 };
@@ -90,23 +87,10 @@ impl CustomOp3 for Sigmoid {
         let Some((g, d_both)) = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             bail!("sigmoid loss: backward can run only once");
         };
-        let (n, embed) = image.dims2()?;
         let d_loss = d_loss.to_scalar::<f32>()?;
         let factor = d_loss * both.to_vec1::<f32>()?[0].exp();
-        let (mut d_image, mut d_text) = (vec![0.0; n * embed], vec![0.0; n * embed]);
-        let g = Mat::new(&g, n, n);
-        with_f32(text, |text| {
-            multiply(MatMut::new(&mut d_image, n, embed), factor, g, Mat::new(text, n, embed));
-            Ok(())
-        })?;
-        with_f32(image, |image| {
-            multiply(MatMut::new(&mut d_text, n, embed), factor, g.t(), Mat::new(image, n, embed));
-            Ok(())
-        })?;
-        Ok((
-            Some(Tensor::from_vec(d_image, (n, embed), image.device())?),
-            Some(Tensor::from_vec(d_text, (n, embed), text.device())?),
-            Some(Tensor::new(&d_both.map(|d| d_loss * d), both.device())?),
-        ))
+        let (d_image, d_text) = feature_gradients(&g, factor, image, text)?;
+        let d_scalars = Tensor::new(&d_both.map(|d| d_loss * d), both.device())?;
+        Ok((Some(d_image), Some(d_text), Some(d_scalars)))
     }
 }

@@ -166,6 +166,23 @@ impl Tokenizer {
     /// Encodes a text as `context` ids: start, the text, end, then zeros. A longer text is
     /// truncated before the end token.
     pub fn encode(&self, text: &str, context: usize) -> Vec<u32> {
+        let text = self.ids(text);
+        let mut ids = Vec::with_capacity(context);
+        ids.push(self.start);
+        ids.extend_from_slice(&text[..text.len().min(context.saturating_sub(2))]);
+        ids.push(self.end);
+        ids.resize(context, 0);
+        ids
+    }
+
+    /// The number of tokens of a text, with the start and the end token: those that exceed a
+    /// model's context are truncated.
+    pub fn count(&self, text: &str) -> usize {
+        self.ids(text).len() + 2
+    }
+
+    /// The tokens of a text alone.
+    fn ids(&self, text: &str) -> Vec<u32> {
         let text = if self.replaced_normalizer.is_some() {
             Cow::Owned(twinlens_text::clean_caption(text))
         } else {
@@ -173,13 +190,7 @@ impl Tokenizer {
         };
         // Fails only in the library's truncation and padding, which are off.
         let encoding = self.inner.encode_fast(&*text, false);
-        let text = encoding.as_ref().map_or(&[][..], |e| e.get_ids());
-        let mut ids = Vec::with_capacity(context);
-        ids.push(self.start);
-        ids.extend_from_slice(&text[..text.len().min(context.saturating_sub(2))]);
-        ids.push(self.end);
-        ids.resize(context, 0);
-        ids
+        encoding.map_or(Vec::new(), |encoding| encoding.get_ids().to_vec())
     }
 
     /// The number of tokens; ids are below it.
