@@ -291,33 +291,3 @@ fn errors_name_the_wrong_input() {
     assert!(error(clip.encode_text(&(ids * 3.0).unwrap())).contains("ids below 50"));
     assert!(clip.encode_image(&pixels.narrow(0, 0, 0).unwrap()).is_err());
 }
-
-/// What an image or a text becomes does not depend on the others of its batch, not by a bit.
-#[test]
-fn features_do_not_depend_on_the_batch() {
-    let wide = ClipConfig {
-        embed: 128,
-        vision: VitConfig { image_size: 32, patch: 16, width: 128, layers: 2, heads: 2 }.into(),
-        ..vit(Activation::Gelu, Objective::CONTRASTIVE)
-    };
-    for config in [vit(Activation::QuickGelu, Objective::CONTRASTIVE), resnet(Objective::SIGMOID), wide] {
-        let clip = model(config);
-        let (pixels, ids) = batch(clip.config(), 19);
-        let [images, texts] = [clip.encode_image(&pixels), clip.encode_text(&ids)].map(Result::unwrap);
-        for (first, rows) in [(0, 1), (3, 1), (0, 2), (4, 3), (1, 5), (6, 8), (0, 13), (2, 16), (18, 1)] {
-            let part = |of: &Tensor| of.narrow(0, first, rows).unwrap().contiguous().unwrap();
-            let image = clip.encode_image(&part(&pixels)).unwrap();
-            assert!(
-                values(&image) == values(&part(&images)),
-                "images {first} and {rows} of {:?}",
-                clip.config()
-            );
-            let text = clip.encode_text(&part(&ids)).unwrap();
-            assert!(
-                values(&text) == values(&part(&texts)),
-                "texts {first} and {rows} of {:?}",
-                clip.config()
-            );
-        }
-    }
-}
