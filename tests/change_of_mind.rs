@@ -7,31 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use twinlens_gallery::Catalog;
-
-use crate::support::{Place, stderr};
-
-const PIPELINE: &str = r#"
-name = "minds"
-seed = 5
-
-[stages.images]
-kind = "folder"
-folders = ["images"]
-
-[stages.words]
-kind = "tokenizer"
-input = "images"
-vocab_size = 300
-
-[stages.clip]
-kind = "train"
-input = "images"
-tokenizer = "words"
-model = { embed = 16, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 8, width = 16, layers = 1, heads = 2 } }
-batch_size = 8
-checkpoint_every = 2
-"#;
+use crate::support::{Place, stderr, training};
 
 /// Options of a training that is over soon, and of some that are not.
 const SHORT: &[&str] = &["--set", "clip.steps=6"];
@@ -42,13 +18,8 @@ fn long(lr: &str) -> [String; 4] {
 
 fn place() -> Place {
     let place = Place::new();
-    fs::create_dir(place.path("images")).unwrap();
-    for concept in Catalog::load().groups[0].concepts.iter().take(24) {
-        let image = place.path("images").join(format!("{}.png", concept.slug));
-        fs::write(image, concept.variants[0].png).unwrap();
-        place.write(&format!("images/{}.txt", concept.slug), &format!("a picture of {}", concept.slug));
-    }
-    place.write("minds.toml", PIPELINE);
+    training::write_images(&place);
+    place.write("minds.toml", &training::pipeline("minds", "checkpoint_every = 2"));
     place
 }
 

@@ -2,46 +2,19 @@
 
 use std::fs;
 
-use twinlens_gallery::Catalog;
+use crate::support::{Place, stderr, training};
 
-use crate::support::{Place, stderr};
+/// A pipeline of so many steps.
+fn pipeline(steps: u32) -> String {
+    let options = "schedule = \"constant\"\nwarmup = 2\nema = 0.9\ncheckpoint_every = 4";
+    training::pipeline("continued", &format!("{options}\nsteps = {steps}"))
+}
 
-const PIPELINE: &str = r#"
-name = "continued"
-seed = 5
-
-[stages.images]
-kind = "folder"
-folders = ["images"]
-
-[stages.words]
-kind = "tokenizer"
-input = "images"
-vocab_size = 300
-
-[stages.clip]
-kind = "train"
-input = "images"
-tokenizer = "words"
-model = { embed = 16, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 8, width = 16, layers = 1, heads = 2 } }
-schedule = "constant"
-warmup = 2
-batch_size = 8
-ema = 0.9
-checkpoint_every = 4
-"#;
-
-/// Emoji with their names as captions, and pipelines of so many steps.
 fn place() -> Place {
     let place = Place::new();
-    fs::create_dir(place.path("images")).unwrap();
-    for concept in Catalog::load().groups[0].concepts.iter().take(24) {
-        let image = place.path("images").join(format!("{}.png", concept.slug));
-        fs::write(image, concept.variants[0].png).unwrap();
-        place.write(&format!("images/{}.txt", concept.slug), &format!("a picture of {}", concept.slug));
-    }
+    training::write_images(&place);
     for steps in [7, 14] {
-        place.write(&format!("{steps}.toml"), &format!("{PIPELINE}steps = {steps}\n"));
+        place.write(&format!("{steps}.toml"), &pipeline(steps));
     }
     place
 }
@@ -96,7 +69,7 @@ fn what_changed_is_marked_where_it_did() {
     let report = place.done(&["report", "run", "--terminal"]);
     assert!(report.contains("clip, from step 8: option `batch_size`"), "{report}");
     // Once more: both marks are in the one log.
-    place.write("20.toml", &format!("{PIPELINE}steps = 20\n"));
+    place.write("20.toml", &pipeline(20));
     run(&place, "20.toml", "run", &["--set", "clip.lr=0.0001", "--continue", "clip"]);
     let steps = place.ask("run", "select step from clip where change is not null order by step");
     assert_eq!(steps, ["8", "15"]);

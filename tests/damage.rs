@@ -5,24 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Place, stderr, stdout};
-
-const PIPELINE: &str = r#"
-name = "damage"
-
-[stages.list]
-kind = "table"
-files = ["captions.csv"]
-
-[stages.long]
-kind = "filter"
-input = "list"
-where = "char_length(caption) > 12"
-
-[stages.counts]
-kind = "sql"
-query = "select count(*) as rows from long"
-"#;
+use crate::support::{Place, long_captions, stderr, stdout};
 
 /// A directory with a list of `rows` rows and the pipeline.
 fn site(rows: usize) -> Place {
@@ -34,7 +17,7 @@ fn site(rows: usize) -> Place {
         csv.push_str(&format!("http://a.example/{row}.png,caption {row} {noise:016x}\n"));
     }
     place.write("captions.csv", &csv);
-    place.write("pipeline.toml", PIPELINE);
+    place.write("pipeline.toml", &long_captions("damage", ""));
     place
 }
 
@@ -121,7 +104,7 @@ fn a_damaged_manifest_line_is_named() {
 #[test]
 fn an_unreadable_source_is_named() {
     let site = site(5);
-    let pipeline = PIPELINE.replace("captions.csv", "captions.parquet");
+    let pipeline = long_captions("damage", "").replace("captions.csv", "captions.parquet");
     fs::write(site.path("pipeline.toml"), pipeline).unwrap();
     assert_fails(&run(&site), 1, &["captions.parquet", "does not exist"]);
     fs::write(site.path("captions.parquet"), b"PAR1 this is not a Parquet file PAR1").unwrap();

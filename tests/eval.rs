@@ -5,7 +5,7 @@ use std::fs;
 use twinlens_gallery::Catalog;
 use twinlens_model::{Clip, ClipConfig, Objective, TOKENIZER_FILE, TextConfig, Tokenizer, VitConfig};
 
-use crate::support::{Place, stderr, stdout};
+use crate::support::{Place, stderr, stdout, training};
 
 /// A user-defined set of two classes of emoji, and a model.
 fn place() -> Place {
@@ -212,30 +212,6 @@ query = "select a.uid, cosine(a.embedding, b.embedding) as alike from good a cro
 }
 
 /// A training on emoji, which is evaluated while it runs and when it is over.
-const TRAINING: &str = r#"
-name = "training"
-seed = 5
-
-[stages.images]
-kind = "folder"
-folders = ["images"]
-
-[stages.words]
-kind = "tokenizer"
-input = "images"
-vocab_size = 300
-
-[stages.clip]
-kind = "train"
-input = "images"
-tokenizer = "words"
-model = { embed = 16, vision = { image_size = 16, patch = 8, width = 16, layers = 1, heads = 2 }, text = { context = 24, width = 16, layers = 1, heads = 2 } }
-batch_size = 8
-schedule = "constant"
-warmup = 0
-checkpoint_every = 2
-keep_every = 2
-"#;
 
 const EARLY: &str = r#"
 [stages.early]
@@ -258,15 +234,13 @@ data = "./data"
 #[test]
 fn any_checkpoint_is_evaluated_also_of_a_training_that_runs() {
     let place = place();
-    for file in fs::read_dir(place.path("data/emoji/food-and-drink")).unwrap() {
-        let file = file.unwrap().path();
-        let name = file.file_stem().unwrap().to_str().unwrap();
-        fs::create_dir_all(place.path("images")).unwrap();
-        fs::copy(&file, place.path("images").join(file.file_name().unwrap())).unwrap();
-        place.write(&format!("images/{name}.txt"), &format!("a picture of {name}"));
-    }
-    place.write("long.toml", &format!("{TRAINING}steps = 1000000\n"));
-    place.write("short.toml", &format!("{TRAINING}steps = 4\n{EARLY}"));
+    training::write_images(&place);
+    let pipeline = |steps: u32| {
+        let options = "schedule = \"constant\"\nwarmup = 0\ncheckpoint_every = 2\nkeep_every = 2";
+        training::pipeline("training", &format!("{options}\nsteps = {steps}"))
+    };
+    place.write("long.toml", &pipeline(1_000_000));
+    place.write("short.toml", &format!("{}{EARLY}", pipeline(4)));
     place.write("elsewhere.toml", ELSEWHERE);
     let eval = |weights: &str| {
         let args = ["eval", "--sets", "./emoji.toml", "--data", "data", "--format", "csv", "--weights"];

@@ -6,44 +6,9 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use twinlens_gallery::Catalog;
+use twinlens_testkit::python::python;
 
-use crate::programs::python;
-use crate::support::Place;
-
-const PIPELINE: &str = r#"
-name = "live"
-
-[stages.images]
-kind = "folder"
-folders = ["images"]
-
-[stages.words]
-kind = "tokenizer"
-input = "images"
-vocab_size = 300
-
-[stages.clip]
-kind = "train"
-input = "images"
-tokenizer = "words"
-model = { embed = 32, vision = { image_size = 32, patch = 8, width = 32, layers = 1, heads = 2 }, text = { context = 16, width = 32, layers = 1, heads = 2 } }
-steps = 1000000
-batch_size = 8
-"#;
-
-/// Emoji with their names as captions, and the pipeline.
-fn place() -> Place {
-    let place = Place::new();
-    fs::create_dir(place.path("images")).unwrap();
-    for concept in Catalog::load().groups[0].concepts.iter().take(24) {
-        fs::write(place.path("images").join(format!("{}.png", concept.slug)), concept.variants[0].png)
-            .unwrap();
-        place.write(&format!("images/{}.txt", concept.slug), &format!("a picture of {}", concept.slug));
-    }
-    place.write("pipeline.toml", PIPELINE);
-    place
-}
+use crate::support::{Place, training};
 
 fn metrics(address: &str) -> Option<String> {
     let mut connection = TcpStream::connect(address).ok()?;
@@ -67,7 +32,9 @@ for tag in sorted(events.Tags()["scalars"]):
 
 #[test]
 fn a_training_without_a_terminal_is_seen_at_once() {
-    let place = place();
+    let place = Place::new();
+    training::write_images(&place);
+    place.write("pipeline.toml", &training::pipeline("live", "steps = 1_000_000"));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let run = ["run", "pipeline.toml", "--dir", "run", "--metrics", &address, "--tensorboard", "curves"];

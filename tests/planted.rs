@@ -8,42 +8,26 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, stderr};
-
-const PIPELINE: &str = r#"name = "planted"
-
-[stages.list]
-kind = "table"
-files = ["captions.csv"]
-split_rows = 200
-
-[stages.long]
-kind = "filter"
-input = "list"
-where = "char_length(caption) > 12"
-
-[stages.counts]
-kind = "sql"
-query = "select count(*) as rows from long"
-"#;
+use crate::support::{Place, long_captions, stderr};
 
 /// A finished run in `run`, and files of somebody else in `outside`.
 fn site(rows: usize) -> Place {
     let place = Place::new();
     let lines: String = (0..rows).map(|row| format!("http://a.test/{row}.png,caption {row:09}\n")).collect();
     place.write("captions.csv", &format!("url,caption\n{lines}"));
-    place.write("pipeline.toml", PIPELINE);
-    place.write("changed.toml", &PIPELINE.replace("> 12", "> 13"));
+    let pipeline = long_captions("planted", "split_rows = 200");
+    place.write("pipeline.toml", &pipeline);
+    place.write("changed.toml", &pipeline.replace("> 12", "> 13"));
     place.write(
         "more.toml",
-        &format!("{PIPELINE}\n[stages.mine]\nkind = \"sql\"\nquery = \"select 1 as one\"\n"),
+        &format!("{pipeline}\n[stages.mine]\nkind = \"sql\"\nquery = \"select 1 as one\"\n"),
     );
     // With a second reader of `list`, `long` is a dataset of its own, whose rejects can be retried.
     let second =
         "\n[stages.all]\nkind = \"filter\"\ninput = \"list\"\nwhere = \"char_length(caption) > 1\"\n";
     place.write(
         "retry.toml",
-        &format!("{}{second}", PIPELINE.replace("char_length(caption) > 12", "right(caption, 1) <> '7'")),
+        &format!("{}{second}", pipeline.replace("char_length(caption) > 12", "right(caption, 1) <> '7'")),
     );
     for file in ["notes.txt", "000009-000.parquet", "x.unfinished", "long/notes.txt", "long/manifest.jsonl"] {
         place.write(&format!("outside/{file}"), "of somebody else");

@@ -4,6 +4,7 @@ pub(crate) mod docs;
 pub(crate) mod page;
 pub(crate) mod s3;
 pub(crate) mod shared;
+pub(crate) mod training;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,30 @@ pub(crate) fn stdout(output: &Output) -> String {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A pipeline over `captions.csv`: the captions of more than 12 characters, and their number.
+/// `options` are further options of the stage that reads it.
+pub(crate) fn long_captions(name: &str, options: &str) -> String {
+    format!(
+        r#"
+name = "{name}"
+
+[stages.list]
+kind = "table"
+files = ["captions.csv"]
+{options}
+
+[stages.long]
+kind = "filter"
+input = "list"
+where = "char_length(caption) > 12"
+
+[stages.counts]
+kind = "sql"
+query = "select count(*) as rows from long"
+"#
+    )
 }
 
 /// Reproducible random times (splitmix64).

@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod images;
 pub mod memory;
 pub mod process;
+pub mod python;
 #[cfg(feature = "stage")]
 pub mod stage;
 pub mod tar;

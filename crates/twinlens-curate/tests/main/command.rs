@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{
@@ -17,27 +16,17 @@ use twinlens_dataset::shard::{ShardLimits, TableWriter};
 use twinlens_dataset::{Dataset, MAIN, REJECTS, contracts, storage};
 use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::files::Files;
-use twinlens_pipeline::run::events::{Event, Observer};
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{Registry, RunError};
 use twinlens_testkit::process::ends_within;
+use twinlens_testkit::python::python;
+
+use crate::notes::Notes;
 
 /// A folder with a pipeline of one `command` stage, `made`, over `rows.parquet`.
 struct Place {
     folder: tempfile::TempDir,
     notes: Arc<Notes>,
-}
-
-/// Collects the notes of a run.
-#[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
-
-impl Observer for Notes {
-    fn event(&self, event: &Event) {
-        if let Event::Note { message, .. } = event {
-            self.0.lock().unwrap().push(message.clone());
-        }
-    }
 }
 
 impl Place {
@@ -393,23 +382,6 @@ fn options_are_checked() {
     }
 }
 
-/// The Python that has pyarrow: `TWINLENS_TEST_PYTHON`, else `python3`. `None` if it lacks the
-/// `modules` and nobody asked for it.
-fn python(modules: &str) -> Option<String> {
-    let chosen = std::env::var("TWINLENS_TEST_PYTHON").ok();
-    let is_required = chosen.is_some() || std::env::var_os("CI").is_some();
-    let python = chosen.unwrap_or_else(|| "python3".into());
-    let output = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
-    match output {
-        Ok(output) if output.status.success() => Some(python),
-        _ if is_required => panic!("{python} lacks one of {modules}"),
-        _ => {
-            eprintln!("skipped: {python} lacks one of {modules}");
-            None
-        }
-    }
-}
-
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/command").join(name)
 }
@@ -443,7 +415,7 @@ serve(score)
     fs::write(place.path("score.py"), script).unwrap();
     let stage = |more: &str| {
         format!(
-            "input = \"rows.parquet\"\ncommand = [\"{python}\", \"score.py\"]\nsend = [\"image\"]\n\
+            "input = \"rows.parquet\"\ncommand = [{python:?}, \"score.py\"]\nsend = [\"image\"]\n\
              columns = {{ score = \"float32\" }}\nbatch_rows = 500\n{more}"
         )
     };
@@ -480,7 +452,7 @@ async fn the_examples_do_what_they_say() {
     place.write_rows(&[batch.unwrap()]);
     let stage = |script: &str, columns: &str| {
         format!(
-            "input = \"rows.parquet\"\ncommand = [\"{python}\", \"{script}\"]\ncolumns = {{ {columns} }}\nsend = [\"image\", \"caption\"]"
+            "input = \"rows.parquet\"\ncommand = [{python:?}, \"{script}\"]\ncolumns = {{ {columns} }}\nsend = [\"image\", \"caption\"]"
         )
     };
 

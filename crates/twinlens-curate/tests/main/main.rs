@@ -4,6 +4,7 @@
 #[cfg(unix)]
 mod command;
 mod contracts;
+mod notes;
 mod pipeline;
 mod query_list;
 mod runs;

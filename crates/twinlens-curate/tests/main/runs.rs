@@ -1,7 +1,7 @@
 //! What a run says and costs: reserved names, empty inputs, chains of stages, retried splits.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray};
@@ -13,12 +13,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use twinlens_pipeline::rejects::reject_where;
-use twinlens_pipeline::run::events::{Event, Observer, Silent};
+use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::{Settings, retry};
 use twinlens_pipeline::{
     Input, Inputs, Ports, Registry, Rows, RunContext, RunError, SortKey, StageKind, Work,
 };
 use twinlens_testkit::stage::StageTest;
+
+use crate::notes::Notes;
 
 fn stage(kind: &str, options: &str) -> StageTest {
     let mut registry = Registry::default();
@@ -34,17 +36,6 @@ fn captions(values: &[&str]) -> RecordBatch {
     let uids: Vec<String> = (0..values.len()).map(|row| format!("{row:04}")).collect();
     let uids: ArrayRef = Arc::new(StringArray::from(uids));
     RecordBatch::try_from_iter([("uid", uids), ("caption", texts(values))]).unwrap()
-}
-
-#[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
-
-impl Observer for Notes {
-    fn event(&self, event: &Event) {
-        if let Event::Note { message, .. } = event {
-            self.0.lock().unwrap().push(message.clone());
-        }
-    }
 }
 
 #[tokio::test]
