@@ -4,21 +4,12 @@
 //! linked. With it, MPI is initialised by [`join`] alone: a program that is merely started inside
 //! of a job step does not call it.
 
+mod joined;
 #[cfg(feature = "mpi")]
 mod world;
 
-use std::sync::Arc;
-use twinlens_ranks::{Collective, Result};
-
-/// A rank that has met the others.
-#[derive(Debug)]
-pub struct Joined {
-    pub ranks: Arc<dyn Collective>,
-    /// The number among the ranks of this machine.
-    pub local_rank: usize,
-    /// Ranks of this machine.
-    pub local_size: usize,
-}
+pub use joined::Joined;
+use twinlens_ranks::Result;
 
 /// Meets the other ranks that the launcher started. `build` tells programs apart that could compute
 /// other numbers.

@@ -8,7 +8,7 @@
 //! others would wait for it for ever.
 #![allow(unsafe_code, reason = "communicators are raw pointers, which are not Send")]
 
-use crate::Joined;
+use crate::joined::Joined;
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;

@@ -15,7 +15,7 @@ use crate::text::{bytes, counted};
 
 pub(crate) fn execute(args: &CheckArgs, registry: &Registry) -> Result<(), Failure> {
     let path = args.pipeline.to_string_lossy();
-    let location = crate::run::parse_location(&path)?;
+    let location = crate::location::parse_location(&path)?;
     if is_url(&path) || args.pipeline.is_dir() {
         if directory::identity(&location)?.is_some() {
             return check_run(&location);

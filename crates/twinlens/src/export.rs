@@ -18,8 +18,9 @@ use twinlens_pipeline::{Product, Registry, RunError};
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::errors::Failure;
+use crate::location::parse_location;
 use crate::progress::Watcher;
-use crate::run::{parse_location, run_supervised};
+use crate::run::run_supervised;
 use crate::runtime;
 use crate::text::{bytes, counted, seconds, shell_quote};
 

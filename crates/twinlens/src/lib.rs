@@ -29,6 +29,7 @@ mod help;
 mod hub;
 mod in_flight;
 mod init;
+mod location;
 mod logging;
 mod manual;
 mod model;

@@ -25,7 +25,7 @@ pub(crate) fn folder(name: &str) -> Result<PathBuf, Failure> {
     if is_hub_name(name) {
         return Ok(hub::open().model(name, &FOLDER_FILES)?);
     }
-    let location = crate::run::parse_location(name)?;
+    let location = crate::location::parse_location(name)?;
     if manifest::exists(&location)? {
         let training = Dataset::open(location)?;
         if !training.state().complete {
@@ -64,7 +64,7 @@ pub(crate) fn tokenizer_file(name: &str) -> Result<PathBuf, Failure> {
     if path.is_file() {
         return Ok(path);
     }
-    let location = crate::run::parse_location(name)?;
+    let location = crate::location::parse_location(name)?;
     if manifest::exists(&location)? {
         return Ok(Dataset::open(location)?.artifact(TOKENIZER_FILE)?);
     }

@@ -15,14 +15,14 @@ use crate::cli::{PlanArgs, PlanFormat};
 use crate::continued::Request;
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{continued, env, hub, run, secrets};
+use crate::{continued, env, hub, location, secrets};
 pub(crate) use stages::StagePlan;
 use stages::{Column, decision, stages};
 
 pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failure> {
     let request = Request { file: &args.pipeline, set: &args.set.values, stage: args.continued.as_deref() };
     let pipeline =
-        continued::open(request, registry, |pipeline| run::run_dir(args.dir.as_deref(), pipeline))?;
+        continued::open(request, registry, |pipeline| location::run_dir(args.dir.as_deref(), pipeline))?;
     let stages = stage_plans(&pipeline, args.dir.as_deref(), args.until.as_deref(), args.max_rows)?;
     let text = match args.format {
         PlanFormat::Table if args.columns => text(&stages, details),
@@ -48,7 +48,7 @@ pub(crate) fn stage_plans(
     until: Option<&str>,
     max_rows: Option<u64>,
 ) -> Result<Vec<StagePlan>, Failure> {
-    let dir = run::run_dir(dir, pipeline)?;
+    let dir = location::run_dir(dir, pipeline)?;
     if let Some(other) = identity(&dir)?.filter(|name| *name != pipeline.name) {
         let message = format!("{dir} holds a run of the pipeline `{other}`, not of `{}`", pipeline.name);
         return Err(Failure::user(message).hint("choose another directory with --dir"));

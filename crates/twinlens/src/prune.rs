@@ -11,7 +11,7 @@ use crate::text::{bytes, seconds};
 use crate::{prompt, status};
 
 pub(crate) fn execute(args: &PruneArgs) -> Result<(), Failure> {
-    let dir = crate::run::parse_location(&args.dir)?;
+    let dir = crate::location::parse_location(&args.dir)?;
     status::pipeline_of(&dir)?;
     let leftovers = Leftovers::find(&dir)?;
     let total: u64 = leftovers.found.iter().map(|leftover| leftover.bytes).sum();

@@ -24,7 +24,7 @@ use crate::in_flight::Notes;
 use crate::scratch::Scratch;
 use crate::signals::GRACE;
 use crate::work::say;
-use crate::{env, hub, run, runtime, secrets, signals};
+use crate::{env, hub, location, runtime, secrets, signals};
 
 /// The folder of the ranks' scratch folders in the cache.
 const RANKS: &str = "ranks";
@@ -110,7 +110,7 @@ pub(crate) fn follow(
     let scratch = Scratch::new(&env::cache_dir().join(RANKS))?;
     let dir = match &args.dir {
         Some(dir) => Location::parse(dir, Path::new(""), &scratch.folder)?,
-        None => run::run_dir(None, pipeline)?,
+        None => location::run_dir(None, pipeline)?,
     };
     let settings = Settings {
         dir,

@@ -6,11 +6,11 @@ use twinlens_pipeline::run::repair;
 use crate::cli::RunArgs;
 use crate::errors::Failure;
 use crate::text::counted;
-use crate::{config, run};
+use crate::{config, location, run};
 
 pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::load(&args.pipeline, registry, &args.set.values)?;
-    let dir = run::run_dir(args.dir.as_deref(), &pipeline)?;
+    let dir = location::run_dir(args.dir.as_deref(), &pipeline)?;
     let found = repair::take_back(&dir, &pipeline)?;
     if found.is_empty() {
         eprintln!("{dir}: every file is as its manifest records");

@@ -2,14 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::storage::{Location, Verify};
+use twinlens_dataset::storage::Verify;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::config::{Pipeline, Resolved};
 use twinlens_pipeline::run::consent::Replace;
@@ -23,6 +22,7 @@ use crate::cli::{EngineArgs, RunArgs, SharingArgs, VerifyMode};
 use crate::continued::Request;
 use crate::errors::{Exit, Failure};
 use crate::in_flight::Notes;
+use crate::location::run_dir;
 use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
@@ -169,19 +169,6 @@ pub(crate) fn of_running_stage(mut failure: Failure, watcher: &Watcher) -> Failu
         }
     }
     failure
-}
-
-/// The run directory: `dir`, or the default for the pipeline.
-pub(crate) fn run_dir(dir: Option<&str>, pipeline: &Pipeline) -> Result<Location, Failure> {
-    match dir {
-        Some(dir) => parse_location(dir),
-        None => Ok(Path::new("runs").join(&pipeline.name).into()),
-    }
-}
-
-/// A path or URL of the command line.
-pub(crate) fn parse_location(text: &str) -> Result<Location, Failure> {
-    Ok(Location::parse(text, Path::new(""), &env::cache_dir())?)
 }
 
 pub(crate) fn settings(

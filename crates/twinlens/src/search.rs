@@ -30,7 +30,7 @@ pub(crate) fn execute(args: &SearchArgs) -> Result<(), Failure> {
         return Err(Failure::user("cannot write Parquet to a terminal")
             .hint("redirect it, or choose another --format"));
     }
-    let dir = crate::run::parse_location(&args.dir)?;
+    let dir = crate::location::parse_location(&args.dir)?;
     let all = datasets(&dir)?;
     let dataset = choose(&all, args.dataset.as_deref(), &dir)?;
     let folder = match &args.model {

@@ -53,7 +53,7 @@ fn open(args: &ShowArgs) -> Result<Dataset, Failure> {
     if is_hub_name(written) || written.contains(['*', '?']) {
         return Ok(files.dataset(written)?);
     }
-    let location: Location = crate::run::parse_location(written)?;
+    let location: Location = crate::location::parse_location(written)?;
     if location.as_local().is_some_and(Path::is_file) || manifest::exists(&location)? {
         return Ok(files.dataset(written)?);
     }

@@ -83,7 +83,7 @@ struct RejectCount {
 
 impl Status {
     pub(crate) fn read(dir: &str) -> Result<Self, Failure> {
-        let dir = crate::run::parse_location(dir)?;
+        let dir = crate::location::parse_location(dir)?;
         let pipeline = pipeline_of(&dir)?;
         let datasets = run::datasets(&dir)?;
         let running = Snapshot::read(&dir.local_path());

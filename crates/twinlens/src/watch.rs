@@ -25,7 +25,7 @@ const CHART: usize = 40;
 const CODES: usize = 3;
 
 pub(crate) fn execute(args: &WatchArgs) -> Result<(), Failure> {
-    let dir = crate::run::parse_location(&args.dir)?;
+    let dir = crate::location::parse_location(&args.dir)?;
     let pipeline = status::pipeline_of(&dir)?;
     let local = dir.local_path();
     let mut out = std::io::stdout().lock();

@@ -180,7 +180,7 @@ fn tokenizer(name: &str) -> Result<Tokenizer, Failure> {
 /// The files of an input: of a dataset those that its manifest lists.
 fn source(files: &Files, name: &str) -> Result<Source, Failure> {
     if !name.contains(['*', '?', '{']) && !twinlens_pipeline::hub::is_hub_name(name) {
-        let location = crate::run::parse_location(name)?;
+        let location = crate::location::parse_location(name)?;
         if manifest::exists(&location)? {
             return Ok(Source::table(&Dataset::open(location)?, MAIN));
         }

@@ -38,8 +38,8 @@ pub(crate) struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     pub(crate) fn new(registry: &'a Registry, dir: &str, with: &[(String, String)]) -> Result<Self, Failure> {
-        let dir = crate::run::parse_location(dir)?;
-        let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::run::parse_location(dir)?)));
+        let dir = crate::location::parse_location(dir)?;
+        let with = with.iter().map(|(name, dir)| Ok((name.clone(), crate::location::parse_location(dir)?)));
         Ok(Self { registry, dir, with: with.collect::<Result<_, Failure>>()? })
     }
 
