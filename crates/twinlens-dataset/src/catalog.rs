@@ -36,7 +36,7 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
         }
         for (fused, schema) in &dataset.state().begin.fused {
             let view = fused_view(session, dataset, fused, schema).await?;
-            session.register_table(quoted(fused), view.into_view())?;
+            session.register_table(identifier(fused), view.into_view())?;
         }
     }
     for (family, members) in variants::families(datasets) {
@@ -57,9 +57,10 @@ pub async fn register(session: &SessionContext, datasets: &[Dataset]) -> Result<
     }
     for (table, owners) in side_tables {
         if let Some(owner) = owners.first().filter(|_| owners.len() == 1)
-            && !session.table_exist(quoted(table))?
+            && !session.table_exist(identifier(table))?
         {
-            session.register_table(quoted(table), session.table_provider(sql_name(owner, table)).await?)?;
+            session
+                .register_table(identifier(table), session.table_provider(sql_name(owner, table)).await?)?;
         }
     }
     session.register_table(REJECTS, all_rejects(session, datasets).await?.into_view())?;
@@ -80,15 +81,16 @@ pub fn register_tables(session: &SessionContext, datasets: &[Dataset]) -> Result
     Ok(())
 }
 
-fn quoted(name: &str) -> String {
+/// A name as a quoted identifier of SQL.
+pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The SQL name of a table of a stage; the main table has the name of the stage.
 fn sql_name(stage: &str, table: &str) -> String {
     match table {
-        MAIN => quoted(stage),
-        side => format!("{}.{}", quoted(stage), quoted(side)),
+        MAIN => identifier(stage),
+        side => format!("{}.{}", identifier(stage), identifier(side)),
     }
 }
 

@@ -175,7 +175,11 @@ fn from_engine_error(error: &DataFusionError) -> Failure {
     let root = error.find_root();
     let message = match root {
         DataFusionError::SQL(error, _) => error.to_string(),
-        _ => strip_kind(&root.strip_backtrace()).to_string(),
+        DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::ArrowError(..)
+        | DataFusionError::Execution(_) => root.message().into_owned(),
+        _ => root.strip_backtrace(),
     };
     match root {
         DataFusionError::ResourcesExhausted(_) => Failure::user(message)
@@ -183,13 +187,6 @@ fn from_engine_error(error: &DataFusionError) -> Failure {
         DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => Failure::internal(message),
         _ => Failure { hint: causes(error).find_map(full_disk_hint_of), ..Failure::user(message) },
     }
-}
-
-/// Removes the prefix with which DataFusion names the kind of error.
-fn strip_kind(message: &str) -> &str {
-    let kinds =
-        ["Error during planning: ", "Schema error: ", "SQL error: ", "Arrow error: ", "Execution error: "];
-    kinds.iter().find_map(|kind| message.strip_prefix(kind)).unwrap_or(message)
 }
 
 /// An error and its sources, outermost first.

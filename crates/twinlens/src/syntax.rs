@@ -1,15 +1,12 @@
 //! SQL identifiers and literals.
 
-/// A quoted identifier.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+pub(crate) use twinlens_dataset::catalog::identifier;
 
 /// An identifier that is quoted only if necessary.
 pub(crate) fn ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.into() } else { quoted(name) }
+    if plain { name.into() } else { identifier(name) }
 }
 
 /// A string literal.

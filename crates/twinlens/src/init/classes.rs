@@ -22,7 +22,7 @@ pub(super) fn directories(source: &Source<'_>, listing: &Listing) -> Result<Opti
         Err(_) => return Ok(None),
     };
     let names = class_names(&located)?;
-    // Directories of years or numbers are no classes.
+    // Directories of years or numbers are not classes.
     if names.len() < 2 || names.iter().all(|name| !name.chars().any(char::is_alphabetic)) {
         return Ok(None);
     }

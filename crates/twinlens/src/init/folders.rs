@@ -51,7 +51,7 @@ pub(super) fn with_captions(source: &Source<'_>, listing: &Listing) -> Result<Fo
     let unread: Vec<String> =
         unread.iter().filter(|name| !name.is_empty()).map(|name| quoted(name)).collect();
     let mut stage = format!(
-        "[stages.pairs]                       # images and their captions; what is no pair is in `pairs.rejects`\n\
+        "[stages.pairs]                       # images and their captions; what is not a pair is in `pairs.rejects`\n\
          kind = \"folder\"\nfolders = [{}]\n{}",
         quoted(&source.written(&listing.root)),
         source.resize()
@@ -120,7 +120,7 @@ pub(super) fn tars(source: &Source<'_>, files: &str, paths: &[PathBuf]) -> Resul
         vec![quoted(files)]
     };
     let mut stage = format!(
-        "[stages.pairs]                       # images and their captions; what is no pair is in `pairs.rejects`\n\
+        "[stages.pairs]                       # images and their captions; what is not a pair is in `pairs.rejects`\n\
          kind = \"webdataset\"\nfiles = [{}]\n{}",
         named.join(", "),
         source.resize()

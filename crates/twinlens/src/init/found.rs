@@ -140,8 +140,3 @@ impl<'a> Source<'a> {
 pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
-
-/// A name as an identifier of SQL.
-pub(crate) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use twinlens_crawl::stages::CAPTION_NAMES;
-use twinlens_dataset::MAIN;
+use twinlens_dataset::{MAIN, types};
 use twinlens_pipeline::ColumnType;
 use twinlens_pipeline::suggest::{did_you_mean, list_names};
 
-use super::found::{Count, Found, Material, Pairs, Source, identifier, quoted};
+use super::found::{Count, Found, Material, Pairs, Source, quoted};
 use super::listing::Listing;
 use super::{classes, tables};
 use crate::errors::Failure;
+use crate::syntax::identifier;
 
 /// Usual names of columns of images, and of labels.
 const IMAGES: [&str; 6] = ["image", "img", "jpg", "png", "webp", "picture"];
@@ -177,7 +178,7 @@ impl Columns {
 }
 
 fn is_text(field: &Field) -> bool {
-    matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    types::is_text(field.data_type())
 }
 
 fn is_text_list(field: &Field) -> bool {

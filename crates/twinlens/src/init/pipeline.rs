@@ -106,35 +106,30 @@ from EVALUATION order by set, metric, value desc
 """
 "#;
 
-/// The stages `held_out` and `train_pairs`, by images.
-const SPLIT: &str = r#"
-[stages.held_out]                    # random images, which the training does not see with any caption
+/// The stages `held_out`, of the images of `source`, and `train_pairs`. `comment` is that of the
+/// first.
+fn split(source: &str, comment: &str) -> String {
+    format!(
+        r#"
+[stages.held_out]                    # {comment}
 kind = "sql"
 query = """
-select * from pairs where sha256 in (
-    select sha256 from (select distinct sha256 from pairs) order by hash_fraction(sha256, 'held out'), sha256 limit ${held_out}
+select * from {source} where sha256 in (
+    select sha256 from (select distinct sha256 from {source}) order by hash_fraction(sha256, 'held out'), sha256 limit ${{held_out}}
 ) order by uid, sha256
 """
 
 [stages.train_pairs]
 kind = "sql"
 query = "select * from pairs where sha256 not in (select sha256 from held_out) order by uid, sha256"
-"#;
+"#
+    )
+}
 
-/// The same for data with pairs for the evaluation.
-const GIVEN_SPLIT: &str = r#"
-[stages.held_out]                    # random images of the test data
-kind = "sql"
-query = """
-select * from test_pairs where sha256 in (
-    select sha256 from (select distinct sha256 from test_pairs) order by hash_fraction(sha256, 'held out'), sha256 limit ${held_out}
-) order by uid, sha256
-"""
-
-[stages.train_pairs]
-kind = "sql"
-query = "select * from pairs where sha256 not in (select sha256 from held_out) order by uid, sha256"
-"#;
+/// The split of data without pairs for the evaluation.
+fn split_of_pairs() -> String {
+    split("pairs", "random images, which the training does not see with any caption")
+}
 
 const TEST: &str = r#"
 [[tests]]
@@ -148,7 +143,10 @@ fn pairs(pairs: &Pairs, rows: u64) -> String {
     let sizes = Sizes::new(used, None);
     let mut text = vars(&sizes, true, pairs.share) + "\n" + &pairs.stages;
     text += &pairs.test.as_ref().map_or(String::new(), |test| format!("\n{test}"));
-    text += if pairs.test.is_some() { GIVEN_SPLIT } else { SPLIT };
+    text += &match pairs.test {
+        Some(_) => split("test_pairs", "random images of the test data"),
+        None => split_of_pairs(),
+    };
     text += TRAINING;
     if pairs.has_lists {
         text +=
@@ -176,7 +174,7 @@ fn classes(classes: &Classes, rows: u64) -> String {
          columns = {{ caption = \"'a photo of a ' || class_name\", sha256 = \"image_sha256(image)\" }}\n"
     );
     if !classes.has_test {
-        text += SPLIT;
+        text += &split_of_pairs();
     }
     text += TRAINING;
     let evaluated = if classes.has_test {

@@ -132,7 +132,6 @@ fn remote(source: &Source<'_>, table: &Table<'_>, urls: &[String], rows: Rows) -
     };
     let private: Vec<String> = hosts.iter().filter(is_private).map(|host| quoted(host)).collect();
     let share = rows.share(source, MOST_FETCHED);
-    let (sample, input) = sample(share);
     let http = if private.is_empty() {
         "# Politely: 10 images a second from each host. `http = { delay = 0, per_host = 16 }` is for your own servers;\n\
          # tell others who you are: `http = { user_agent = \"my-name/1.0 (me@example.org)\" }`.\n"
@@ -140,12 +139,7 @@ fn remote(source: &Source<'_>, table: &Table<'_>, urls: &[String], rows: Rows) -
     } else {
         format!("http = {{ allow_private = [{}], delay = 0 }}   # your own servers\n", private.join(", "))
     };
-    let stages = format!(
-        "{}{sample}\n[stages.pairs]                       # the images; what cannot be fetched is in `pairs.rejects`\n\
-         kind = \"fetch\"\ninput = \"{input}\"\n{}{http}",
-        table.stage(),
-        source.resize()
-    );
+    let stages = stages(table, source, share, "fetched", &http);
     let what = format!("a table of {} with image URLs{}", rows.count.of("row"), captions(rows));
     let mut notes = vec![format!("{} in the first {} rows", hosts_in_words(&hosts), urls.len())];
     if let Some(share) = share {
@@ -161,6 +155,23 @@ fn remote(source: &Source<'_>, table: &Table<'_>, urls: &[String], rows: Rows) -
     rows.found(what, notes, stages, share)
 }
 
+/// The stages from the table to the images; `obtained` is "fetched" or "read", `options` are lines
+/// of the last stage.
+fn stages(
+    table: &Table<'_>,
+    source: &Source<'_>,
+    share: Option<f64>,
+    obtained: &str,
+    options: &str,
+) -> String {
+    let (sample, input) = sample(share);
+    let (table, resize) = (table.stage(), source.resize());
+    format!(
+        "{table}{sample}\n[stages.pairs]                       # the images; what cannot be {obtained} is in `pairs.rejects`\n\
+         kind = \"fetch\"\ninput = \"{input}\"\n{resize}{options}"
+    )
+}
+
 fn hosts_in_words(hosts: &BTreeSet<String>) -> String {
     let shown: Vec<&str> = hosts.iter().take(3).map(String::as_str).collect();
     let more = if hosts.len() > shown.len() { ", ..." } else { "" };
@@ -174,19 +185,13 @@ fn captions(rows: Rows) -> &'static str {
 /// Images in files.
 fn local(source: &Source<'_>, table: &Table<'_>, folder: &Path, rows: Rows) -> Found {
     let share = rows.share(source, MOST_READ);
-    let (sample, input) = sample(share);
     let outside = if source.is_outside(folder) {
         let text = quoted(&source.written(folder));
         format!("local = [{text}]   # images may be read below these folders\n")
     } else {
         String::new()
     };
-    let stages = format!(
-        "{}{sample}\n[stages.pairs]                       # the images; what cannot be read is in `pairs.rejects`\n\
-         kind = \"fetch\"\ninput = \"{input}\"\n{}{outside}",
-        table.stage(),
-        source.resize()
-    );
+    let stages = stages(table, source, share, "read", &outside);
     let what = format!("a table of {} with paths of images{}", rows.count.of("row"), captions(rows));
     let mut notes = Vec::new();
     if let Some(root) = &table.root {

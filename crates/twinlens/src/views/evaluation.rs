@@ -4,7 +4,7 @@ use datafusion::scalar::ScalarValue;
 use twinlens_dataset::variants::swept_values;
 
 use super::run::{Run, Table};
-use crate::syntax::{literal, quoted};
+use crate::syntax::{identifier, literal};
 
 /// The baseline prompts: the bare class name.
 const BARE: &str = "{}";
@@ -21,8 +21,9 @@ fn accuracies(run: &Run<'_>) -> Option<String> {
     let tables = run.accuracies();
     let swept = swept(&tables);
     let one = |(index, table): (usize, &Table<'_>)| {
-        let swept =
-            swept.iter().map(|(name, values)| format!(", {} as {}", scalar(&values[index]), quoted(name)));
+        let swept = swept
+            .iter()
+            .map(|(name, values)| format!(", {} as {}", scalar(&values[index]), identifier(name)));
         format!(
             "select {} as stage, model, {}, set, {}, coalesce({}, '{WHOLE}') as part, task, prompts, metric, value, ci_low,
     ci_high, chance, n{} from {}",
@@ -56,7 +57,7 @@ fn scalar(value: &ScalarValue) -> String {
 }
 
 pub(super) fn leaderboard(run: &Run<'_>) -> Option<String> {
-    let swept = swept(&run.accuracies()).into_iter().map(|(name, _)| format!(", {}", quoted(&name)));
+    let swept = swept(&run.accuracies()).into_iter().map(|(name, _)| format!(", {}", identifier(&name)));
     Some(format!(
         "select set, task, metric, rank() over (partition by set, part, task, metric order by value desc) as rank,
     model, prompts, value, ci_low, ci_high, chance, value / chance as times_chance, n, part, stage, checkpoint, split{}

@@ -5,7 +5,7 @@ use twinlens_dataset::protocol::Variant;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::{Product, Registry};
 
-use crate::syntax::quoted;
+use crate::syntax::identifier;
 
 /// Columns that identify a table of accuracies.
 const ACCURACY: &[&str] = &[
@@ -43,8 +43,8 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     /// The quoted SQL name.
     pub(crate) fn sql(&self) -> String {
-        let stage = quoted(self.stage());
-        if self.table == MAIN { stage } else { format!("{stage}.{}", quoted(self.table)) }
+        let stage = identifier(self.stage());
+        if self.table == MAIN { stage } else { format!("{stage}.{}", identifier(self.table)) }
     }
 
     pub(crate) fn stage(&self) -> &'a str {
@@ -58,12 +58,12 @@ impl<'a> Table<'a> {
 
     /// SQL for a column, or null if the table does not have it.
     pub(crate) fn column_or_null(&self, name: &str, kind: &str) -> String {
-        if self.has(&[name]) { quoted(name) } else { format!("cast(null as {kind})") }
+        if self.has(&[name]) { identifier(name) } else { format!("cast(null as {kind})") }
     }
 
     /// Like [`Table::column_or_null`], with the column's name as alias.
     pub(crate) fn aliased_column(&self, name: &str, kind: &str) -> String {
-        format!("{} as {}", self.column_or_null(name, kind), quoted(name))
+        format!("{} as {}", self.column_or_null(name, kind), identifier(name))
     }
 }
 
