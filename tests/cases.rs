@@ -133,7 +133,7 @@ fn tables() {
             expected: Rows { query: COUNTS, lines: &["20,0"] },
         },
         Case {
-            name: "53-hf-image.parquet: a struct is no URL",
+            name: "53-hf-image.parquet: a struct is not a URL",
             stages: table!("53-hf-image.parquet", "columns = { url = \"image\" }"),
             expected: Error(&["53-hf-image.parquet", "image"]),
         },

@@ -36,7 +36,7 @@ pub fn expand_braces(text: &str) -> Result<Vec<String>, RunError> {
     Ok(names)
 }
 
-/// The text before the first braces that are no literal ones, in them, and after them.
+/// The text before the first braces that are not literal ones, in them, and after them.
 fn first_brace(text: &str) -> Option<(&str, &str, &str)> {
     for (open, _) in text.match_indices('{') {
         let Some(length) = text[open..].find('}') else { break };
@@ -84,7 +84,7 @@ pub(crate) fn all_below(folder: &Location) -> Result<Vec<Location>, RunError> {
     Ok(found)
 }
 
-/// Names that are no data: of the system, or like `_SUCCESS` and `_metadata`.
+/// Names that are not data: of the system, or like `_SUCCESS` and `_metadata`.
 fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '_'])
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use twinlens_dataset::secret_urls::{secret_parts, without_secrets};
 
-/// Shorter values are no secrets: they would be found in the middle of words.
+/// Shorter values are not secrets: they would be found in the middle of words.
 const MIN_BYTES: usize = 4;
 /// Shorter numbers are settings.
 const MIN_DIGITS: usize = 6;

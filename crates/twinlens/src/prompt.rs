@@ -9,7 +9,7 @@ pub(crate) fn is_possible() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Shows a text and asks whether to go on. Everything but yes is no.
+/// Shows a text and asks whether to proceed. Any answer but yes means no.
 pub(crate) fn confirm(text: &str) -> bool {
     let mut err = std::io::stderr().lock();
     let mut answer = String::new();

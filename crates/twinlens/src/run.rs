@@ -270,7 +270,7 @@ pub(crate) fn check_rejected(outcome: &Outcome) -> Result<(), Failure> {
         reasons.iter().map(|reason| format!("\n  {}", reason_line(reason, stage))).collect();
     let message = format!("every row of `{stage}` was rejected; the run ends here:{}", lines.concat());
     Err(Failure::rejects(message)
-        .hint(hint.unwrap_or("`max_reject_share = 1` lets the run go on without rows")))
+        .hint(hint.unwrap_or("`max_reject_share = 1` lets the run continue without rows")))
 }
 
 /// Prints the tables of the `sql` stages that no other stage reads, in the order of the file.

@@ -126,7 +126,7 @@ async fn page(frame: DataFrame, args: &ShowArgs, path: &Path) -> Result<(), Fail
     local::write(path, page.as_bytes())?;
     let line =
         format!("{} ({}, {})\n", path.display(), counted(rows as u64, "row"), bytes(page.len() as u64));
-    // A failure to print this is no failure of the command.
+    // A failure to print this is not a failure of the command.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Query lists in files that are no tables: one query a line, or JSON as MetaCLIP publishes it.
+//! Query lists in files that are not tables: one query a line, or JSON as MetaCLIP publishes it.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -25,7 +25,7 @@ pub struct FolderSamples {
     pub name: String,
     /// Samples, ordered by directory and name; the files of a directory before its subdirectories.
     pub entries: Vec<FolderEntry>,
-    /// Files that are no part of a sample, and rows of metadata files without an image.
+    /// Files that are not part of a sample, and rows of metadata files without an image.
     pub unread: Vec<Unread>,
     metadata: Vec<MetadataFile>,
 }

@@ -15,7 +15,7 @@ use crate::unpack::{self, PlainFile};
 pub struct Index {
     /// Samples, ordered by their first member.
     pub entries: Vec<Entry>,
-    /// Members that are no part of a sample, and ranges that cannot be read.
+    /// Members that are not part of a sample, and ranges that cannot be read.
     pub unread: Vec<Unread>,
 }
 
@@ -112,7 +112,7 @@ impl TarSamples {
         let has_members =
             !index.entries.is_empty() || index.unread.iter().any(|unread| unread.refusal.0 == UNREAD);
         if let Some(first) = index.unread.first().filter(|_| !has_members) {
-            let why = format!("no tar archive: {}", first.refusal.1);
+            let why = format!("not a tar archive: {}", first.refusal.1);
             return Err(DatasetError::DamagedInput { path: self.path.clone(), why });
         }
         if let Some(why) = &self.damage {
@@ -268,7 +268,7 @@ mod tests {
             (b"<html>", "is an HTML page, not a tar archive"),
             (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not a tar archive"),
             (&zstd::stream::encode_all(&b"url,caption"[..], 1).unwrap(), "is plain text, not a tar archive"),
-            (&[1; 2000], "damaged: no tar archive"),
+            (&[1; 2000], "damaged: not a tar archive"),
         ];
         for (bytes, expected) in cases {
             let error = open(bytes).unwrap_err().to_string();

@@ -309,7 +309,7 @@ impl Store for RemoteStore {
             let name = |meta: ObjectMeta| {
                 let mut parts = meta.location.prefix_match(&key)?;
                 let name = parts.next()?.as_ref().to_string();
-                // What is in a folder of the folder is none of its files.
+                // The files of subdirectories are not its own.
                 parts.next().is_none().then_some(name)
             };
             let listed: Vec<ObjectMeta> = client.list_with_offset(Some(&key), &offset).try_collect().await?;

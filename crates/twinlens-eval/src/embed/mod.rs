@@ -114,7 +114,7 @@ impl Embed {
             }
             (None, None) => {
                 let message = format!("the width of the embeddings of `{name}` is not known");
-                Fault::at(self.model.0.span(), message).hint("add `width = 512`, or whatever it is")
+                Fault::at(self.model.0.span(), message).hint("set it, as in `width = 512`")
             }
         };
         ports.fault(fault);

@@ -111,9 +111,10 @@ impl Pass<'_> {
                 (train.of(&fit), train.of(&held), train)
             }
         };
-        let l2 = match validation.is_empty() {
-            true => 1.0,
-            false => sweep::choose(&fit, &validation, classes, || Ok(cx.check_cancelled()?))?,
+        let l2 = if validation.is_empty() {
+            1.0
+        } else {
+            sweep::choose(&fit, &validation, classes, || Ok(cx.check_cancelled()?))?
         };
         let linear = Linear::fit(&all, classes, l2, None, Stop::default())?;
         if !linear.converged {

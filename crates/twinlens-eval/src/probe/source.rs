@@ -88,8 +88,9 @@ impl<'a> Source<'a> {
                 let label = column.get(row).map_err(|detail| (UNKNOWN_LABEL, detail))?;
                 let label = label.ok_or_else(|| (NO_LABEL, "the label is null".to_string()))?;
                 let class = self.classes.id(label);
-                let class = class
-                    .ok_or_else(|| (UNKNOWN_LABEL, format!("the label `{label}` is none of the classes")))?;
+                let class = class.ok_or_else(|| {
+                    (UNKNOWN_LABEL, format!("the label `{label}` is not one of the classes"))
+                })?;
                 let vector =
                     vectors.get(row).ok_or_else(|| (NO_EMBEDDING, "the embedding is null".to_string()))?;
                 Ok::<_, (&'static str, String)>((class, vector))
@@ -160,10 +161,7 @@ fn labels(set: &ProbeSet, part: &InputData) -> Result<Labels, EvalError> {
     let refuse =
         |fault: SetFault| EvalError::set(&set.name, format!("`{}`: {}", part.name, fault.why), fault.hint);
     let labels = Labels::new(&schema, &set.label, names).map_err(refuse)?;
-    match labels.is_multi_label() {
-        true => Err(EvalError::set(&set.name, SEVERAL, None)),
-        false => Ok(labels),
-    }
+    if labels.is_multi_label() { Err(EvalError::set(&set.name, SEVERAL, None)) } else { Ok(labels) }
 }
 
 /// The identity of the model that made the embeddings of a part, from its first row.

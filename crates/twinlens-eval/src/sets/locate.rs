@@ -103,9 +103,11 @@ fn candidates(set: &Declaration) -> Vec<String> {
 /// Looks for the data of a set under a directory: `NAME.parquet` or `NAME/`, then its aliases.
 /// Returns the Parquet file, or the directory.
 pub fn find(set: &Declaration, data: &Path) -> Option<PathBuf> {
-    let is_there = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "parquet") {
-        true => path.is_file(),
-        false => path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_some()),
+    let is_there = |path: &PathBuf| {
+        if path.extension().is_some_and(|ending| ending == "parquet") {
+            return path.is_file();
+        }
+        path.is_dir() && path.read_dir().is_ok_and(|mut entries| entries.next().is_some())
     };
     candidates(set).into_iter().map(|name| data.join(name)).find(is_there)
 }
@@ -119,9 +121,9 @@ fn data_paths(written: &str, data: &str) -> Vec<String> {
         return vec![written.into(), format!("{data}/{name}.parquet"), format!("{data}/{name}/")];
     }
     let Ok(set) = catalog::named(written) else { return Vec::new() };
-    let place = |name: String| match name.ends_with(".parquet") {
-        true => format!("{data}/{name}"),
-        false => format!("{data}/{name}/"),
+    let place = |name: String| {
+        let slash = if name.ends_with(".parquet") { "" } else { "/" };
+        format!("{data}/{name}{slash}")
     };
     candidates(&set).into_iter().map(place).collect()
 }

@@ -195,14 +195,14 @@ impl<'a> Judge<'a> {
             Truth::Ids { present, .. } => match present[..] {
                 [id] => known.class = Some(self.class(self.id(id)?)),
                 _ => {
-                    let detail = format!("it has {} labels, but the set has one an image", present.len());
+                    let detail = format!("it has {} labels, but the set has one per image", present.len());
                     return Err(Reject { code: UNKNOWN_LABEL, detail });
                 }
             },
             Truth::Name(name) => {
                 let id = self.bound.id(name).ok_or_else(|| Reject {
                     code: UNKNOWN_LABEL,
-                    detail: format!("the label `{name}` is none of the {} classes", self.bound.classes.len()),
+                    detail: format!("the label `{name}` is not one of the {} classes", self.bound.classes.len()),
                 })?;
                 known.class = Some(self.class(id as i32));
             }

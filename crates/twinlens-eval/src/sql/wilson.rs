@@ -24,9 +24,10 @@ fn bound(name: &'static str, end: fn(Interval) -> f64) -> ScalarUDF {
         let arrays = ColumnarValue::values_to_arrays(arguments)?;
         let ends: ArrayRef = Arc::new(ends(name, &arrays, end)?);
         let constant = arguments.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
-        Ok(match constant {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&ends, 0)?),
-            false => ColumnarValue::Array(ends),
+        Ok(if constant {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&ends, 0)?)
+        } else {
+            ColumnarValue::Array(ends)
         })
     };
     create_udf(name, vec![DataType::Float64; 2], DataType::Float64, Volatility::Immutable, Arc::new(body))

@@ -57,7 +57,7 @@ fn fault(error: image::ImageError) -> Fault {
     }
 }
 
-/// Rejects values of PNM that are no multiples of 1/255: the decoder and Pillow round them
+/// Rejects values of PNM that are not multiples of 1/255: the decoder and Pillow round them
 /// differently.
 fn check_largest_value(value: u32) -> Result<(), Fault> {
     let exact = (1..=255).contains(&value) && 255 % value == 0;

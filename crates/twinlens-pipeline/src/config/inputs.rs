@@ -11,7 +11,7 @@ use crate::files::Files;
 #[derive(Debug, Clone, Copy)]
 pub struct InputSchemas<'a> {
     files: Option<&'a Files>,
-    /// Whether a file that is not there is no fault.
+    /// Whether the file may be missing.
     may_be_missing: bool,
 }
 

@@ -51,7 +51,7 @@ fn add_value(value: &Spanned<DeValue<'_>>, secrets: &mut Secrets) {
 
 fn add_headers(headers: &DeTable<'_>, secrets: &mut Secrets) {
     for (name, value) in headers.iter() {
-        // A variable that could not be filled in tells nothing.
+        // A variable that could not be filled in reveals nothing.
         let Some(value) = value.get_ref().as_str().filter(|value| !value.contains("${")) else { continue };
         if !is_secret_header(name.get_ref()) {
             secrets.add_urls(value);

@@ -183,11 +183,8 @@ fn offsets(raw: &str) -> Option<Vec<usize>> {
     let triple = raw.len() >= 6 && raw.starts_with([quote; 3].iter().collect::<String>().as_str());
     let edge = if triple { 3 } else { 1 };
     let body = raw.get(edge..raw.len().checked_sub(edge)?)?;
-    let skipped = match triple {
-        true if body.starts_with("\r\n") => 2,
-        true if body.starts_with('\n') => 1,
-        _ => 0,
-    };
+    let line_end = ["\r\n", "\n"].into_iter().find(|end| triple && body.starts_with(end));
+    let skipped = line_end.map_or(0, str::len);
     let (mut content, mut places) = (String::new(), Vec::new());
     let mut at = skipped;
     while let Some(c) = body.get(at..)?.chars().next() {

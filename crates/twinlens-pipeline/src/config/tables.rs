@@ -86,7 +86,8 @@ impl Context<'_> {
             settings.into_iter().any(|setting| self.strings.secrets.are_in(&setting.value.to_string()))
         };
         let draft = drafts.iter().find(is_secret)?;
-        let message = format!("the stage `{}` sweeps a secret, and would tell it in a column", draft.family);
+        let message =
+            format!("the stage `{}` sweeps a secret, and would reveal it in a column", draft.family);
         Some(Fault::at(draft.place.clone(), message))
     }
 
@@ -195,10 +196,9 @@ fn first_faults(draft: &Draft<'_>) -> impl Iterator<Item = Fault> {
 
 /// Faults without a span (about a default) get that of the stage.
 fn placed(draft: &Draft<'_>, faults: impl IntoIterator<Item = Fault>) -> impl Iterator<Item = Fault> {
-    faults.into_iter().map(|fault| match fault.span.is_empty() {
-        true => Fault { span: draft.place.clone(), ..fault },
-        false => fault,
-    })
+    faults
+        .into_iter()
+        .map(|fault| if fault.span.is_empty() { Fault { span: draft.place.clone(), ..fault } } else { fault })
 }
 
 fn system_schema(table: &str) -> SchemaRef {

@@ -46,7 +46,7 @@ pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Fail
     }
     let path = output_path(args, &runs.dir)?;
     local::write(&path, page.as_bytes())?;
-    // A failure to print this is no failure of the command.
+    // A failure to print this is not a failure of the command.
     let _ = writeln!(std::io::stderr(), "{} ({})", path.display(), bytes(page.len() as u64));
     Ok(())
 }

@@ -51,9 +51,10 @@ impl SetFiles for Planes {
             }
             let cut = |detail: String| Reject { code: TRUNCATED, detail };
             let whole = filled == record.len();
-            let image = match whole {
-                true => png(&record[self.label_bytes..], self.side, self.side, layout),
-                false => Err(cut(format!("the file ends within record {at}"))),
+            let image = if whole {
+                png(&record[self.label_bytes..], self.side, self.side, layout)
+            } else {
+                Err(cut(format!("the file ends within record {at}")))
             };
             let mut byte = [0];
             let label = match &mut labels {

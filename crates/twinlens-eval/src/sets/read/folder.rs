@@ -122,9 +122,10 @@ impl Folder {
             let below = |other: Unread| Unread { place: format!("{name}/{}", other.place), ..other };
             others.extend(unread.into_iter().map(below));
         }
-        let (others, unread) = match with_others {
-            true => (others, Vec::new()),
-            false => (Vec::new(), others.into_iter().map(|other| other.place).collect()),
+        let (others, unread) = if with_others {
+            (others, Vec::new())
+        } else {
+            (Vec::new(), others.into_iter().map(|other| other.place).collect())
         };
         Ok(Self { root: root.to_path_buf(), names, images, others, unread })
     }

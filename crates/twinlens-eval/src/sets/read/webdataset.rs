@@ -163,7 +163,7 @@ fn truth(kind: Kind, bytes: &[u8]) -> Result<Truth, Reject> {
         Kind::Vector => match npy::nonzero(bytes) {
             Ok((present, of)) => Ok(Truth::Ids { present, ignored: Vec::new(), of: Some(of) }),
             Err(why) => {
-                Err(Reject { code: MALFORMED, detail: format!("the labels are no NumPy array: {why}") })
+                Err(Reject { code: MALFORMED, detail: format!("the labels are not a NumPy array: {why}") })
             }
         },
         Kind::Captions => {

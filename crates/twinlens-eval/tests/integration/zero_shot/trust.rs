@@ -100,7 +100,7 @@ async fn a_permuted_class_list_is_reported() {
 async fn calibration_compares_confidence_with_accuracy() {
     let bench = Bench::new();
     let dataset = bench.evaluate("out", TWO_SETS).await.unwrap();
-    // A random model is no sign of wrong labels.
+    // A random model is not a sign of wrong labels.
     assert_eq!(warnings(&dataset).await, []);
     let rows = sql(
         &dataset,

@@ -46,7 +46,7 @@ pub(super) struct Part<'a> {
     pub(super) complete: bool,
 }
 
-/// The boxes that follow each other in bytes. Fewer than eight bytes at the end are no box.
+/// The boxes that follow each other in bytes. Fewer than eight bytes at the end are not a box.
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a>(&'a [u8]);
 

@@ -147,8 +147,10 @@ impl<'a> Meta<'a> {
             if index == 0 {
                 continue;
             }
-            let property =
-                self.properties.get(index - 1).ok_or(Fault::Damaged("an AVIF property that there is not"))?;
+            let property = self
+                .properties
+                .get(index - 1)
+                .ok_or(Fault::Damaged("an AVIF property that does not exist"))?;
             if number & must != 0 && !KNOWN.contains(&&property.kind) {
                 return Err(Fault::Unsupported("AVIF with an unknown essential property"));
             }
