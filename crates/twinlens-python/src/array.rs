@@ -3,9 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use twinlens::datafusion::arrow::array::{Array as _, ArrayRef, AsArray};
-use twinlens::datafusion::arrow::buffer::{ArrowNativeType, Buffer};
+use twinlens::datafusion::arrow::buffer::Buffer;
 use twinlens::datafusion::arrow::compute::concat;
-use twinlens::datafusion::arrow::datatypes::DataType;
+use twinlens::datafusion::arrow::datatypes::{ArrowNativeType, DataType};
 
 /// A block of numbers with NumPy's `__array_interface__`: `numpy.asarray` refers to its memory, and
 /// keeps it alive.

@@ -5,6 +5,7 @@ mod array;
 mod arrow_c;
 mod errors;
 mod model;
+mod own;
 mod pairs;
 mod rows;
 mod runs;
@@ -29,7 +30,7 @@ mod _twinlens {
     #[pymodule_export]
     use crate::rows::{Rows, scan, sql, tables};
     #[pymodule_export]
-    use crate::runs::{check, command_line, plan, report, run, status, thumbnail};
+    use crate::runs::{check, command_line, evaluation, model_folder, plan, report, run, status, thumbnail};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -4,24 +4,26 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use twinlens::api::{Clip, Error, ForeignFormat, ImageInput, Rgb, read_image};
 
 use crate::array::Array;
 use crate::errors::detached;
+use crate::own::Own;
 
 /// An image: the path of a file, the bytes of one, or height, width and bytes of RGB pixels.
 #[derive(FromPyObject)]
 pub(crate) enum Image {
-    Encoded(Vec<u8>),
-    Pixels(u32, u32, Vec<u8>),
+    Encoded(PyBackedBytes),
+    Pixels(u32, u32, PyBackedBytes),
     Path(PathBuf),
 }
 
 impl Image {
     fn open(self) -> Result<ImageInput, Error> {
         match self {
-            Self::Encoded(bytes) => Ok(ImageInput::Encoded(bytes)),
-            Self::Pixels(height, width, pixels) => Rgb::new(width, height, pixels)
+            Self::Encoded(bytes) => Ok(ImageInput::Encoded(bytes.to_vec())),
+            Self::Pixels(height, width, pixels) => Rgb::new(width, height, pixels.to_vec())
                 .map(ImageInput::Rgb)
                 .map_err(|error| Error::user(error.to_string())),
             Self::Path(path) => read_image(&path),
@@ -32,25 +34,17 @@ impl Image {
 /// A loaded model.
 #[pyclass(module = "twinlens._twinlens", frozen)]
 pub(crate) struct Model {
-    clip: Clip,
-    /// The process that loaded it.
-    process: u32,
+    clip: Own<Clip>,
 }
 
 impl Model {
-    /// Does work with the model, unless this process was forked from the one that loaded it: the
-    /// threads that compute are not there, and the call would wait for ever.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&Clip) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
-        if self.process != std::process::id() {
-            return Err(PyValueError::new_err(
-                "a model does not work in a forked process; load it there, or start the process with `spawn`",
-            ));
-        }
-        detached(py, || work(&self.clip))
+        let clip = self.clip.get("a model")?;
+        detached(py, || work(clip))
     }
 }
 
@@ -59,12 +53,12 @@ impl Model {
     #[staticmethod]
     fn load(py: Python<'_>, name: String) -> PyResult<Self> {
         let clip = detached(py, || Clip::load(&name))?;
-        Ok(Self { clip, process: std::process::id() })
+        Ok(Self { clip: Own::new(clip) })
     }
 
     /// Configuration and hashes, as JSON.
-    fn description(&self) -> String {
-        self.clip.description().to_string()
+    fn description(&self) -> PyResult<String> {
+        Ok(self.clip.get("a model")?.description().to_string())
     }
 
     fn encode_images(&self, py: Python<'_>, images: Vec<Image>) -> PyResult<Array> {
@@ -103,7 +97,7 @@ impl Model {
                 return Err(PyValueError::new_err(message));
             }
         };
-        detached(py, || self.clip.save(&dir, to))
+        self.with(py, |clip| clip.save(&dir, to))
     }
 }
 
@@ -111,14 +105,15 @@ impl Model {
 #[pyfunction]
 pub(crate) fn pixels(
     py: Python<'_>,
-    images: Vec<Vec<u8>>,
+    images: Vec<PyBackedBytes>,
     size: u32,
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
 ) -> PyResult<Array> {
     let rows = images.len();
     let matrix = detached(py, || {
-        let images: Vec<ImageInput> = images.into_iter().map(ImageInput::Encoded).collect();
+        let images: Vec<ImageInput> =
+            images.iter().map(|bytes| ImageInput::Encoded(bytes.to_vec())).collect();
         twinlens::api::pixels(&images, size, mean, std)
     })?;
     let side = size as usize;

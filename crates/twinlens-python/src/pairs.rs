@@ -1,56 +1,69 @@
 //! Batches of pairs.
 
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use twinlens::api::{self, Batches, Part};
 
 use crate::array::Array;
-use crate::errors::{detached, exception};
+use crate::errors::{detached, exception, interruptible, wait};
+use crate::own::Own;
 
 /// Opened pairs.
 #[pyclass(module = "twinlens._twinlens", frozen)]
 pub(crate) struct PairSet {
-    pairs: api::Pairs,
+    pairs: Own<api::Pairs>,
     context: usize,
     size: usize,
+}
+
+impl PairSet {
+    fn get(&self) -> PyResult<&api::Pairs> {
+        self.pairs.get("what was opened")
+    }
 }
 
 #[pymethods]
 impl PairSet {
     /// Opens what options, as JSON, describe.
     #[staticmethod]
-    fn open(py: Python<'_>, options: String) -> PyResult<Self> {
+    fn open(py: Python<'_>, options: &str) -> PyResult<Self> {
         let options: api::PairOptions =
-            serde_json::from_str(&options).map_err(|error| PyValueError::new_err(error.to_string()))?;
+            serde_json::from_str(options).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let (context, size) = (options.context, options.size as usize);
-        Ok(Self { pairs: detached(py, || api::Pairs::open(options))?, context, size })
+        let pairs = interruptible(py, move |cancel| api::Pairs::open(options, cancel))?;
+        Ok(Self { pairs: Own::new(pairs), context, size })
     }
 
     /// Pairs per epoch.
-    fn pairs(&self) -> u64 {
-        self.pairs.pairs()
+    fn pairs(&self) -> PyResult<u64> {
+        Ok(self.get()?.pairs())
     }
 
-    /// The part of rank `rank` of `ranks` of the batches of steps from `first` to `end`, of which
-    /// every `every`th.
-    fn batches(
-        &self,
-        py: Python<'_>,
-        (first, end, every): (u64, u64, u64),
-        (rank, ranks): (usize, usize),
-    ) -> PyResult<BatchStream> {
-        let part = Part { steps: first..end, rank, ranks };
-        let batches = detached(py, || self.pairs.batches(part, every))?;
-        Ok(BatchStream { batches: Mutex::new(batches), context: self.context, size: self.size })
+    /// What the data are, with a checksum.
+    fn identity(&self, py: Python<'_>) -> PyResult<String> {
+        let pairs = self.get()?;
+        detached(py, || pairs.identity())
+    }
+
+    /// The part of rank `rank` of `ranks` of the batches from step `first` on, of which every
+    /// `every`th.
+    fn batches(&self, py: Python<'_>, steps: (u64, u64), part: (usize, usize)) -> PyResult<BatchStream> {
+        let ((first, every), (rank, ranks)) = (steps, part);
+        let part = Part { steps: first..u64::MAX, rank, ranks };
+        let pairs = self.get()?;
+        let batches = detached(py, || pairs.batches(part, every))?;
+        Ok(BatchStream { batches: Own::new(Mutex::new(batches)), context: self.context, size: self.size })
     }
 }
 
 /// Batches, one after another.
 #[pyclass(module = "twinlens._twinlens", frozen)]
 pub(crate) struct BatchStream {
-    batches: Mutex<Batches>,
+    batches: Own<Mutex<Batches>>,
     context: usize,
     size: usize,
 }
@@ -63,10 +76,14 @@ impl BatchStream {
 
     /// Pixels `[rows, 3, size, size]` and token ids `[rows, context]`.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<(Array, Array)>> {
-        let next = py.detach(|| self.batches.lock().unwrap_or_else(PoisonError::into_inner).next());
-        let Some(batch) = next.transpose().map_err(|error| exception(py, &error))? else { return Ok(None) };
+        let batches = self.batches.get("an iteration")?;
+        let poll = |timeout: Duration| -> Poll<_> {
+            batches.lock().unwrap_or_else(PoisonError::into_inner).poll(timeout)
+        };
+        let next = wait(py, poll)?.transpose().map_err(|error| exception(py, &error))?;
+        let Some(batch) = next else { return Ok(None) };
         let pixels = Array::own(batch.pixels, "<f4", vec![batch.rows, 3, self.size, self.size]);
-        // Ids are below the size of a vocabulary.
+        // PyTorch looks embeddings up by numbers of this type.
         let ids: Vec<i64> = batch.ids.into_iter().map(i64::from).collect();
         Ok(Some((pixels, Array::own(ids, "<i8", vec![batch.rows, self.context]))))
     }

@@ -1,6 +1,7 @@
 //! The rows of queries, as Arrow streams and as Python objects.
 
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -12,34 +13,42 @@ use twinlens::dataset::types;
 
 use crate::array::Array;
 use crate::arrow_c::{ArrowSchema, ArrowStream};
-use crate::errors::{detached, exception};
+use crate::errors::{detached, exception, wait};
+use crate::own::Own;
 use crate::values::value;
+
+const WHAT: &str = "a query";
 
 /// Rows that are read once, batch by batch.
 #[pyclass(module = "twinlens._twinlens")]
 pub(crate) struct Rows {
     schema: SchemaRef,
-    stream: Mutex<Option<RowStream>>,
+    stream: Own<Mutex<Option<RowStream>>>,
 }
 
 impl Rows {
     fn new(stream: RowStream) -> Self {
-        Self { schema: stream.schema(), stream: Mutex::new(Some(stream)) }
+        Self { schema: stream.schema(), stream: Own::new(Mutex::new(Some(stream))) }
     }
 
     fn take(&self) -> PyResult<RowStream> {
-        let taken = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.stream.get(WHAT)?.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.ok_or_else(|| PyValueError::new_err("these rows have been read; run the query again"))
     }
 
     /// The next batch that has rows; `None` at the end.
     fn next_batch(&self, py: Python<'_>) -> PyResult<Option<RecordBatch>> {
-        let next = || {
-            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            let stream = stream.as_mut()?;
-            stream.find(|batch| !batch.as_ref().is_ok_and(|batch| batch.num_rows() == 0))
-        };
-        py.detach(next).transpose().map_err(|error| exception(py, &error))
+        let stream = self.stream.get(WHAT)?;
+        loop {
+            let next = wait(py, |timeout| {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                stream.as_mut().map_or(Poll::Ready(None), |stream| stream.poll(timeout))
+            })?;
+            let next = next.transpose().map_err(|error| exception(py, &error))?;
+            if next.as_ref().is_none_or(|batch| batch.num_rows() > 0) {
+                return Ok(next);
+            }
+        }
     }
 }
 

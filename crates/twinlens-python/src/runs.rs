@@ -4,19 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio_util::sync::CancellationToken;
 use twinlens::api::{self, Error, PipelineSource, RunOptions, RunSummary};
 
-use crate::errors::{detached, exception};
-
-/// How often Ctrl-C is looked for.
-const TICK: Duration = Duration::from_millis(50);
-/// Deep queries are planned by recursion.
-const STACK_BYTES: usize = 16 << 20;
+use crate::errors::{STACK_BYTES, TICK, detached, exception, panicked};
 
 /// `file`, or `name` and `text`.
 #[derive(FromPyObject)]
@@ -85,7 +79,7 @@ pub(crate) fn run(
     if let Some(failed) = failed {
         return Err(failed);
     }
-    let done = done.unwrap_or_else(|_| Err(Error::user("the run panicked (this is a bug)")));
+    let done = done.unwrap_or_else(|payload| Err(panicked(&*payload)));
     let RunSummary { dir, datasets, .. } = done.map_err(|error| exception(py, &error))?;
     Ok((dir, datasets))
 }
@@ -143,6 +137,23 @@ pub(crate) fn status(py: Python<'_>, dir: String) -> PyResult<String> {
 #[pyfunction]
 pub(crate) fn report(py: Python<'_>, dir: String, with: Vec<(String, String)>) -> PyResult<String> {
     detached(py, || api::report(&twinlens::registry(), &dir, &with))
+}
+
+/// The sets of an evaluation and the texts of its prompts, as JSON.
+#[pyfunction]
+pub(crate) fn evaluation(
+    py: Python<'_>,
+    sets: Vec<String>,
+    data: Option<String>,
+    prompts: Vec<String>,
+) -> PyResult<String> {
+    detached(py, || Ok(api::evaluation(&sets, data.as_deref(), &prompts)?.to_string()))
+}
+
+/// The directory of a model.
+#[pyfunction]
+pub(crate) fn model_folder(py: Python<'_>, name: String) -> PyResult<PathBuf> {
+    detached(py, || api::model_folder(&name))
 }
 
 /// A small JPEG of an image; `None` if it cannot be decoded.

@@ -1,5 +1,6 @@
-"""A finished run of 60 small pictures, with a tiny model."""
+"""A finished run of 60 small pictures, with a tiny model, and the batches of a training on it."""
 
+import itertools
 import random
 
 import pytest
@@ -75,3 +76,29 @@ def place(tmp_path_factory):
 def run(place):
     """The pipeline of the folder, run once."""
     return twinlens.run(place / "shapes.toml", dir=place / "run", progress=False)
+
+
+BATCH = 12
+
+
+def options(run, **more):
+    given = {"size": 32, "batch_size": BATCH, "seed": 5, "context": 24, "threads": 2}
+    return dict(data=f"{run.dir}/images", tokenizer=f"{run.dir}/clip", **(given | more))
+
+
+def arrays(batches):
+    """Copies of batches."""
+    import numpy
+
+    return [(numpy.array(pixels), numpy.array(ids)) for pixels, ids in batches]
+
+
+def equal(a, b):
+    return len(a) == len(b) and all((x == y).all() for x, y in zip(itertools.chain(*a), itertools.chain(*b)))
+
+
+@pytest.fixture(scope="session")
+def expected(run):
+    """The batches of two epochs."""
+    pairs = twinlens.Pairs(**options(run))
+    return arrays(pairs) + arrays(pairs)

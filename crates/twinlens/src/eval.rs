@@ -12,7 +12,7 @@ use twinlens_curate::stages::Sql;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_eval::prompts::{PromptOptions, Space, TemplateSet};
-use twinlens_eval::sets::{self, Declaration, LocatedSet, Task, catalog};
+use twinlens_eval::sets::{self, Declaration, LocatedSet, Task, Written, catalog};
 use twinlens_eval::{Embed, EvaluationSet, Retrieval, ZeroShot};
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_model::{Clip, ClipConfig};
@@ -48,7 +48,7 @@ pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failur
     };
     let (config, _) = Clip::describe(&weights).map_err(|error| Failure::user(error.to_string()))?;
     let prompts = prompts(&args.prompts)?;
-    let (sets, missing) = find_sets(args)?;
+    let (sets, missing) = find_sets(&args.sets, args.data.as_deref())?;
     let values = Builder::new(args, &weights)?.build(&prompts, &config, &sets)?;
     let pipeline = check(values, registry)?;
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(&args.weights));
@@ -84,7 +84,7 @@ pub(crate) fn absolute_dir(text: &str) -> Result<PathBuf, Failure> {
 
 /// The value of `--prompts` as options of a `zero-shot` stage: templates, names of template sets,
 /// and template sets from files.
-fn prompts(args: &[String]) -> Result<Vec<PromptOptions>, Failure> {
+pub(crate) fn prompts(args: &[String]) -> Result<Vec<PromptOptions>, Failure> {
     let mut all = Vec::new();
     for text in args {
         let options = match text.strip_prefix('@') {
@@ -109,22 +109,32 @@ fn prompts(args: &[String]) -> Result<Vec<PromptOptions>, Failure> {
 }
 
 /// A set whose data exist.
-struct AvailableSet {
+pub(crate) struct AvailableSet {
     /// The name or file in `--sets`.
-    name: String,
-    set: Declaration,
-    root: PathBuf,
+    pub name: String,
+    pub set: Declaration,
+    pub root: PathBuf,
     /// The name of its stage.
-    stage: String,
+    pub stage: String,
+}
+
+impl AvailableSet {
+    /// Its classes and templates.
+    pub(crate) fn written(&self) -> Result<Written, Failure> {
+        let opened = sets::open(&self.set, &self.set.split, &self.root);
+        Ok(opened.map_err(|error| Failure::from(RunError::from(error)))?.written())
+    }
 }
 
 /// The requested sets whose data exist, and those whose data do not.
-fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), Failure> {
+pub(crate) fn find_sets(
+    sets: &[String],
+    data_dir: Option<&str>,
+) -> Result<(Vec<AvailableSet>, Vec<Declaration>), Failure> {
     let files = Files { base: current_dir()?, scratch: env::cache_dir(), hub: hub::open() };
-    let all = args.sets.iter().any(|name| name == ALL);
-    let names: Vec<String> =
-        if all { catalog::names().map(String::from).collect() } else { args.sets.clone() };
-    let data = args.data.as_deref().map(absolute_dir).transpose()?;
+    let all = sets.iter().any(|name| name == ALL);
+    let names: Vec<String> = if all { catalog::names().map(String::from).collect() } else { sets.to_vec() };
+    let data = data_dir.map(absolute_dir).transpose()?;
     if let (None, Some(name)) = (&data, names.iter().find(|name| !sets::is_data(name))) {
         let name = if all { ALL } else { name };
         let failure = Failure::user(format!("the set `{name}` needs --data, the directory with its data"));
@@ -150,7 +160,7 @@ fn find_sets(args: &EvalArgs) -> Result<(Vec<AvailableSet>, Vec<Declaration>), F
         available.push(AvailableSet { name, set, root, stage });
     }
     if available.is_empty() {
-        let failure = Failure::user(format!("no evaluation set is in {}", data_of(args)));
+        let failure = Failure::user(format!("no evaluation set is in {}", data_dir.unwrap_or_default()));
         return Err(failure.hint(match &missing[..] {
             [one] => one.how_to_get.clone(),
             _ => "`twinlens sets NAME` describes how to download one".into(),
@@ -206,7 +216,7 @@ impl<'a> Builder<'a> {
             match available.set.task {
                 Task::Retrieval => retrieved.push((retrieval(available), from)),
                 Task::Classification | Task::MultiLabel => {
-                    classified.push((classification(available)?, from));
+                    classified.push((classification(available, &available.written()?), from));
                 }
             }
         }
@@ -278,11 +288,8 @@ fn retrieval(available: &AvailableSet) -> Value {
 }
 
 /// A set as an option of a `zero-shot` stage, with the classes bound by its data.
-fn classification(available: &AvailableSet) -> Result<Value, Failure> {
+pub(crate) fn classification(available: &AvailableSet, written: &Written) -> Value {
     let set = &available.set;
-    let opened =
-        sets::open(set, &set.split, &available.root).map_err(|error| Failure::from(RunError::from(error)))?;
-    let written = opened.written();
     let classes = &written.bound.classes;
     let names: Vec<&String> = classes.iter().map(|class| &class.name).collect();
     let multi_label = set.task == Task::MultiLabel;
@@ -290,7 +297,7 @@ fn classification(available: &AvailableSet) -> Result<Value, Failure> {
         .filter(|class| !class.synonyms.is_empty())
         .map(|class| (&class.name, &class.synonyms))
         .collect();
-    Ok(json!({
+    json!({
         "name": set.name,
         "input": format!("{}_vectors", available.stage),
         "split": set.split,
@@ -300,7 +307,7 @@ fn classification(available: &AvailableSet) -> Result<Value, Failure> {
         "synonyms": synonyms,
         "templates": Some(&written.templates).filter(|templates| !templates.is_empty()),
         "main_metric": set.main_metric().map(|metric| metric.name()),
-    }))
+    })
 }
 
 fn check(values: PipelineValues, registry: &Registry) -> Result<Pipeline, Failure> {

@@ -8,6 +8,7 @@
 """
 
 from ._clip import Clip
+from ._evaluate import evaluate
 from ._pairs import Pairs
 from ._pipeline import Plan, check, plan, run
 from ._run import Report, Run, Sample, Status
@@ -33,6 +34,7 @@ __all__ = [
     "Table",
     "__version__",
     "check",
+    "evaluate",
     "open",
     "plan",
     "run",

@@ -1,9 +1,10 @@
-"""What notebooks show."""
+"""What notebooks and terminals show."""
 
 from __future__ import annotations
 
 import base64
 import html
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,3 +58,30 @@ def grid(cells: Iterable[tuple[bytes | None, str]]) -> str:
             f'<figure style="{style}">{shown}<figcaption>{html.escape(caption)}</figcaption></figure>'
         )
     return f"<div>{''.join(figures)}</div>"
+
+
+class Display:
+    """A value that changes where it is shown: in the output of a cell, or in lines of a terminal.
+    Elsewhere a text is printed when it has changed.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown: str | None = None
+
+    def show(self, value: Any) -> None:
+        if "ipykernel" in sys.modules:
+            from IPython.display import display
+
+            if self._handle is None:
+                self._handle = display(value, display_id=True)
+            else:
+                self._handle.update(value)
+            return
+        text = repr(value)
+        if text == self._shown:
+            return
+        # Up to the first line, and nothing below.
+        up = f"\x1b[{self._shown.count(chr(10)) + 1}F\x1b[J" if self._shown and sys.stdout.isatty() else ""
+        print(up + text, flush=True)
+        self._shown = text

@@ -32,8 +32,8 @@ class Pairs:
 
     The batch of a step depends on the data, the seed and the options alone: with ``world_size``
     ranks each of them gets its part of the same ``batch_size`` pairs, and a resumed training gets
-    the batches that it would have got. Iterating gives the batches up to the end of the epoch, then
-    those of the next epoch.
+    the batches that it would have got. Iterating gives the batches up to the end of the epoch, and
+    iterating again those of the next epoch.
 
     ``crop`` is the smallest part of the area in a random square crop, or ``None`` for the central
     square. ``augment`` is a dict of strengths as in a ``train`` stage. An image that cannot be
@@ -76,23 +76,30 @@ class Pairs:
             "shuffle_bytes": shuffle_bytes, "cache_bytes": cache_bytes, "threads": threads,
         }  # fmt: skip
         self._rank, self._world_size = rank, world_size
-        self._step = 0
+        #: The epoch, its next step counted over all epochs, and whether its batches were given.
+        self._epoch, self._step, self._ended = 0, 0, False
+        self._forget()
+        opened = self._open()
+        #: Pairs per epoch.
+        self.pairs = opened.pairs()
+        self._data = opened.identity()
+
+    def _forget(self) -> None:
         self._opened: tuple[int, _twinlens.PairSet] | None = None
-        self._open()
+        self._stream: tuple[tuple[int, int, int], _twinlens.BatchStream] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None, "_stream": None}
 
     def _open(self) -> _twinlens.PairSet:
         """The pairs, opened by this process."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _twinlens.PairSet.open(json.dumps(self._options))
+            self._forget()
+            self._opened = os.getpid(), _twinlens.PairSet.open(self._json())
         return self._opened[1]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
-
-    @property
-    def pairs(self) -> int:
-        """Pairs per epoch."""
-        return self._open().pairs()
+    def _json(self) -> str:
+        return json.dumps(self._options)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -100,35 +107,63 @@ class Pairs:
 
     def state_dict(self) -> dict[str, Any]:
         """The position: the step of the next batch, and what the batches depend on."""
-        return {"step": self._step, "batches": self._identity()}
+        epoch, step = self._epoch, self._step
+        if self._ended:
+            epoch, step = epoch + 1, (epoch + 1) * len(self)
+        return {"epoch": epoch, "step": step, "batches": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues with the next batch of a state, in any number of ranks and workers."""
-        if state["batches"] != self._identity():
-            changed = [name for name, value in self._identity().items() if state["batches"].get(name) != value]
+        """Continues with the next batch of a state, in any number of ranks and workers.
+
+        A state of the end of an epoch, of which all batches but not the end was seen, continues with
+        that end: iterating gives nothing, and then the next epoch.
+        """
+        mine, other = self._identity(), state["batches"]
+        changed = sorted(name for name in mine.keys() | other.keys() if mine.get(name) != other.get(name))
+        if changed:
             raise ValueError(f"the state is of other batches: {', '.join(changed)} differ")
-        self._step = state["step"]
+        self._epoch, self._step, self._ended = state["epoch"], state["step"], False
 
     def set_epoch(self, epoch: int) -> None:
-        """Continues with the first batch of an epoch, counted from 0."""
-        self._step = epoch * len(self)
+        """Moves to an epoch, counted from 0. In the epoch in which it is it stays at its batch, so
+        that a loop over epochs may call this also where it resumes.
+        """
+        if self._ended or epoch != self._epoch:
+            self._epoch, self._step, self._ended = epoch, epoch * len(self), False
 
     def _identity(self) -> dict[str, Any]:
         """What the batches depend on, but for paths."""
         left_out = ("inputs", "tokenizer", "threads", "cache_bytes")
         given = {name: value for name, value in self._options.items() if name not in left_out}
-        return given | {"pairs": self.pairs}
+        return given | {"data": self._data}
 
-    def _batches(self, first: int, end: int, every: int = 1) -> Iterator[tuple[Any, Any]]:
-        return self._open().batches((first, end, every), (self._rank, self._world_size))
+    def _begin(self) -> None:
+        """Goes to the next epoch after the end of one."""
+        if self._ended:
+            self.set_epoch(self._epoch + 1)
 
-    def _end(self) -> int:
-        """The first step of the next epoch."""
-        return (self._step // len(self) + 1) * len(self)
+    def _batches(self, every: int = 1) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
+        """Every such batch up to the end of the epoch."""
+        asarray = _library("numpy").asarray
+        end = (self._epoch + 1) * len(self)
+        while self._step < end:
+            pixels, ids = next(self._stream_at(self._step, every))
+            self._step += every
+            self._stream = (os.getpid(), self._step, every), self._stream[1]
+            yield asarray(pixels), asarray(ids)
+        self._ended = True
+
+    def _stream_at(self, step: int, every: int) -> _twinlens.BatchStream:
+        """The stream whose next batch is of a step. One goes on over the ends of epochs."""
+        key = os.getpid(), step, every
+        if self._stream is None or self._stream[0] != key:
+            # Two at once would share a cache.
+            self._stream = None
+            stream = self._open().batches((step, every), (self._rank, self._world_size))
+            self._stream = key, stream
+        return self._stream[1]
 
     def __iter__(self) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
         """Pixels ``[rows, 3, size, size]`` of float32 and ids ``[rows, context]`` of int64."""
-        asarray = _library("numpy").asarray
-        for pixels, ids in self._batches(self._step, self._end()):
-            self._step += 1
-            yield asarray(pixels), asarray(ids)
+        self._begin()
+        return self._batches()

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ class Status(dict):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return _html.table(self._COLUMNS, self["datasets"])
+        running = self["running"]["running"] if self["running"] else []
+        note = "; ".join(f"{one['stage']}: {one['line']}" for one in running)
+        return _html.table(self._COLUMNS, self["datasets"], note)
 
 
 class Report:
@@ -86,6 +89,22 @@ class Run:
     def status(self) -> Status:
         """The datasets with their rows and rejects, and what a run in progress does."""
         return Status(json.loads(_twinlens.status(self.dir)))
+
+    def watch(self, every: float = 1.0) -> None:
+        """Shows what a run in progress does, in a terminal or a notebook, every so many seconds, until
+        it ends or Ctrl-C. The run is in another process or thread.
+        """
+        shown = _html.Display()
+        while True:
+            status = self.status()
+            shown.show(status)
+            running = status["running"]
+            if not running:
+                return
+            if time.time() - running["updated"] > max(10.0, 2 * every):
+                print("the run does not report any more: it was killed")
+                return
+            time.sleep(every)
 
     def plan(self) -> Plan:
         """What running the pipeline again would do. For a run that :func:`twinlens.run` returned."""

@@ -24,36 +24,45 @@ __all__ = ["Images", "Loader", "Pairs"]
 class Pairs(_Pairs, IterableDataset):
     """:class:`twinlens.Pairs` as an ``IterableDataset`` of tensors, which share their memory.
 
-    It decodes in threads of its own and makes whole batches: ``DataLoader(pairs, batch_size=None)``,
-    or :meth:`loader`, which also keeps the position exact with workers. Workers share the steps, so
-    that the batches and their order are the same for any number of them; none is usually fastest.
+    It decodes in threads of its own and makes whole batches: iterate over it, or over
+    :meth:`loader` for workers or pinned memory. Workers share the steps, so that the batches and
+    their order are the same for any number of them. Each opens the data for itself; none is usually
+    fastest.
+
+    ``DataLoader(pairs, batch_size=None)`` and torchdata's ``StatefulDataLoader`` take it too. Their
+    workers have copies of it: call :meth:`set_epoch` before each epoch.
     """
+
+    #: This worker and the number of them, where the position is its own.
+    _worker: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = get_worker_info()
-        first, every = self._step, 1
-        if worker is not None:
-            every = worker.num_workers
-            # A worker that was resumed knows its own next step.
-            first += 0 if getattr(self, "_own_step", False) else worker.id
-            self._own_step = True
-        step, end = first, self._end()
-        for pixels, ids in self._batches(first, end, every):
-            step += every
-            self._step = step
-            yield torch.from_numpy(numpy.asarray(pixels)), torch.from_numpy(numpy.asarray(ids))
-        # The next epoch is all workers' again.
-        self._step, self._own_step = end, False
+        if self._ended:
+            self._worker = None
+        self._begin()
+        if worker is not None and self._worker is None:
+            self._step += worker.id
+            self._worker = worker.id, worker.num_workers
+        every = 1 if worker is None else worker.num_workers
+        return ((torch.from_numpy(pixels), torch.from_numpy(ids)) for pixels, ids in self._batches(every))
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"own_step": getattr(self, "_own_step", False)}
+        if self._worker is None:
+            return super().state_dict() | {"worker": None}
+        # The end of the epoch is known when all workers have come to it.
+        position = {"epoch": self._epoch, "step": self._step, "worker": list(self._worker)}
+        return position | {"batches": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        info, worker = get_worker_info(), state.get("worker")
+        if worker is not None and (info is None or worker != [info.id, info.num_workers]):
+            raise ValueError(f"the state is of worker {worker[0]} of {worker[1]}, which this is not")
         super().load_state_dict(state)
-        self._own_step = state.get("own_step", False) and get_worker_info() is not None
+        self._worker = None if worker is None else tuple(worker)
 
     def loader(self, num_workers: int = 0, pin_memory: bool | None = None, **options: Any) -> Loader:
-        """A ``DataLoader`` that knows its position: ``pin_memory`` is on where CUDA is there."""
+        """The batches by a ``DataLoader``; ``pin_memory`` is on where CUDA is there."""
         return Loader(self, num_workers, torch.cuda.is_available() if pin_memory is None else pin_memory, options)
 
 
@@ -111,7 +120,7 @@ class Loader:
     """
 
     def __init__(self, pairs: Pairs, num_workers: int, pin_memory: bool, options: dict[str, Any]):
-        self._pairs = pairs
+        self._pairs, self._num_workers = pairs, num_workers
         self._options = {"batch_size": None, "num_workers": num_workers, "pin_memory": pin_memory} | options
 
     def __len__(self) -> int:
@@ -119,11 +128,14 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pairs = self._pairs
-        step = pairs._step
+        if not self._num_workers:
+            yield from DataLoader(pairs, **self._options)
+            return
+        pairs._begin()
         for batch in DataLoader(pairs, **self._options):
-            step += 1
-            pairs._step = step
+            pairs._step += 1
             yield batch
+        pairs._ended = True
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch that was given."""
@@ -134,5 +146,5 @@ class Loader:
         self._pairs.load_state_dict(state)
 
     def set_epoch(self, epoch: int) -> None:
-        """Continues with the first batch of an epoch, counted from 0."""
+        """Moves to an epoch, as :meth:`Pairs.set_epoch`."""
         self._pairs.set_epoch(epoch)

@@ -60,6 +60,18 @@ struct BatchPlan<'a> {
     places: Range<usize>,
 }
 
+/// The numbers of a batch, or of a rank's part of it.
+pub struct RawBatch {
+    /// Pixels `[rows, 3, size, size]`, normalised.
+    pub pixels: Vec<f32>,
+    /// Token ids `[rows, context]`.
+    pub ids: Vec<u32>,
+    /// Pairs.
+    pub rows: usize,
+    /// Epochs after this batch.
+    epoch: f64,
+}
+
 /// Makes batches.
 pub(crate) struct Feed<'a> {
     data: &'a Data,
@@ -69,7 +81,7 @@ pub(crate) struct Feed<'a> {
     budget: ByteBudget,
     cache: Option<Cache>,
     pool: rayon::ThreadPool,
-    /// Of the steps, every such one is made.
+    /// Only every such step is made, counted from the first.
     every: u64,
 }
 
@@ -99,8 +111,8 @@ impl<'a> Feed<'a> {
         Self { every: every.max(1), ..self }
     }
 
-    /// Sends a rank's part of the batches until the receiver is dropped.
-    pub(crate) fn run(&self, part: Part, send: &SyncSender<Batch>) -> Result<()> {
+    /// Gives a rank's part of the batches to `send` until it returns false.
+    pub(crate) fn run(&self, part: Part, send: &dyn Fn(RawBatch) -> Result<bool>) -> Result<()> {
         let stop = &self.data.stop;
         let layouts: Vec<_> = self.data.inputs.iter().map(|(pairs, _)| pairs.layout(stop)).collect();
         let mut sampler = BatchSampler::new(self.samplers(&layouts), self.options.batch_size);
@@ -164,7 +176,7 @@ impl<'a> Feed<'a> {
         sampler: &mut BatchSampler<'_>,
         part: Part,
         buffers: &mut [InputBuffer],
-        send: &SyncSender<Batch>,
+        send: &dyn Fn(RawBatch) -> Result<bool>,
     ) -> Result<FeedEnd> {
         let places = part.rows(self.options.batch_size);
         let first = part.steps.start;
@@ -181,7 +193,7 @@ impl<'a> Feed<'a> {
             }
             let plan = BatchPlan { step, slots: &slots, places: places.clone() };
             let batch = self.batch(&plan, sampler, buffers)?;
-            if send.send(batch).is_err() {
+            if !send(batch)? {
                 break;
             }
         }
@@ -193,7 +205,7 @@ impl<'a> Feed<'a> {
         plan: &BatchPlan<'_>,
         sampler: &BatchSampler<'_>,
         buffers: &mut [InputBuffer],
-    ) -> Result<Batch> {
+    ) -> Result<RawBatch> {
         let (values, context, step) = (self.transform.values(), self.data.context, plan.step);
         let mut draws = random_stream(self.options.seed, "crop", step);
         let draws: Vec<Draws> = plan.slots.iter().map(|_| std::array::from_fn(|_| draws.random())).collect();
@@ -218,16 +230,26 @@ impl<'a> Feed<'a> {
                 }
             });
         }
-        let (n, seen) = (slots.len(), self.options.pairs_seen(step + 1) as f64);
-        Ok(Batch {
-            pixels: Tensor::from_vec(pixels, (n, 3, self.size, self.size), &Device::Cpu)?,
-            ids: Tensor::from_vec(ids, (n, context), &Device::Cpu)?,
+        let seen = self.options.pairs_seen(step + 1) as f64;
+        Ok(RawBatch {
+            pixels,
+            ids,
+            rows: slots.len(),
             // The final number of pairs of a growing input is unknown, so only whole epochs count.
             epoch: if self.data.is_growing() {
                 sampler.samplers[0].window.epoch as f64
             } else {
                 seen / self.data.pairs() as f64
             },
+        })
+    }
+
+    fn tensors(&self, batch: RawBatch) -> Result<Batch> {
+        let RawBatch { pixels, ids, rows, epoch } = batch;
+        Ok(Batch {
+            pixels: Tensor::from_vec(pixels, (rows, 3, self.size, self.size), &Device::Cpu)?,
+            ids: Tensor::from_vec(ids, (rows, self.data.context), &Device::Cpu)?,
+            epoch,
         })
     }
 
@@ -327,7 +349,8 @@ impl BatchSource for Data {
         part: Part,
         send: &SyncSender<Batch>,
     ) -> Result<()> {
-        Feed::new(self, options, preprocess)?.run(part, send)
+        let feed = Feed::new(self, options, preprocess)?;
+        feed.run(part, &|batch| Ok(send.send(feed.tensors(batch)?).is_ok()))
     }
 
     fn stop(&self) {

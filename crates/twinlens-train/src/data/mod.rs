@@ -26,6 +26,7 @@ mod transform;
 mod webdataset;
 mod windows;
 
+pub use feed::RawBatch;
 pub use loader::{Data, DataOptions, Input};
 pub(crate) use pair::holds_captions;
 pub(crate) use parquet::CAPTIONS_HINT;

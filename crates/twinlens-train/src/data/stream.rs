@@ -1,14 +1,16 @@
 //! Batches for a training that another program runs: the data of a training without its model.
 
-use crate::batch::{Batch, Part};
-use crate::data::feed::Feed;
+use crate::batch::{BatchSource, Part};
+use crate::data::feed::{Feed, RawBatch};
 use crate::data::loader::{Data, DataOptions, Input};
 use crate::data::pairs::DataContext;
 use crate::error::{Result, TrainError};
 use crate::options::TrainOptions;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use twinlens_image::{Augment, Preprocess};
 
 /// Batches that are made before they are asked for.
@@ -56,14 +58,26 @@ impl PairSet {
         self.data.pairs()
     }
 
-    /// Starts to make a part of the batches, of its steps every `every`th, beginning with the first.
+    /// In words, with a checksum of the captions, what the data are.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn identity(&self) -> Result<String> {
+        self.data.identity()
+    }
+
+    /// Starts to make a part of the batches, of its steps every `every`th, beginning with the
+    /// first. With a cache of decoded images, only one stream at a time may exist.
     ///
     /// # Errors
     /// A thread cannot be started.
     pub fn stream(self: &Arc<Self>, part: Part, every: u64) -> Result<PairStream> {
         let (send, batches) = sync_channel(AHEAD);
         let set = self.clone();
-        let work = move || Feed::new(&set.data, &set.options, &set.preprocess)?.every(every).run(part, &send);
+        let work = move || {
+            let feed = Feed::new(&set.data, &set.options, &set.preprocess)?.every(every);
+            feed.run(part, &|batch| Ok(send.send(batch).is_ok()))
+        };
         let worker = std::thread::Builder::new().name("batches".into()).spawn(work);
         let worker =
             worker.map_err(|error| TrainError::Options(format!("cannot start a thread: {error}")))?;
@@ -73,11 +87,21 @@ impl PairSet {
 
 /// Batches in the order of their steps.
 pub struct PairStream {
-    batches: Option<Receiver<Batch>>,
+    batches: Option<Receiver<RawBatch>>,
     worker: Option<JoinHandle<Result<()>>>,
 }
 
 impl PairStream {
+    /// The next batch, if it is ready within `timeout`; `None` after the last one.
+    pub fn poll(&mut self, timeout: Duration) -> Poll<Option<Result<RawBatch>>> {
+        let Some(batches) = &self.batches else { return Poll::Ready(None) };
+        match batches.recv_timeout(timeout) {
+            Ok(batch) => Poll::Ready(Some(Ok(batch))),
+            Err(RecvTimeoutError::Timeout) => Poll::Pending,
+            Err(RecvTimeoutError::Disconnected) => Poll::Ready(self.end().err().map(Err)),
+        }
+    }
+
     /// How the worker ended.
     fn end(&mut self) -> Result<()> {
         // A worker that waits to send ends.
@@ -86,17 +110,6 @@ impl PairStream {
             Some(Ok(done)) => done,
             Some(Err(_)) => Err(TrainError::Panicked("data")),
             None => Ok(()),
-        }
-    }
-}
-
-impl Iterator for PairStream {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.batches.as_ref()?.recv() {
-            Ok(batch) => Some(Ok(batch)),
-            Err(_) => self.end().err().map(Err),
         }
     }
 }

@@ -60,7 +60,8 @@ impl Error {
         Self::new(ErrorKind::User, message)
     }
 
-    pub(super) fn internal(error: impl Display) -> Self {
+    /// A bug.
+    pub fn internal(error: impl Display) -> Self {
         Failure::internal(error.to_string()).into()
     }
 }

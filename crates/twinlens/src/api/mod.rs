@@ -7,13 +7,15 @@
 
 mod clip;
 mod error;
+mod evaluation;
 mod pairs;
 mod query;
 mod run;
 
 pub use clip::{Clip, ForeignFormat, ImageInput, Matrix, Rgb, pixels, read_image};
 pub use error::{Error, ErrorKind, Place};
-pub use pairs::{Batches, PairBatch, PairOptions, Pairs};
+pub use evaluation::{evaluation, model_folder};
+pub use pairs::{Batches, PairOptions, Pairs, RawBatch};
 pub use query::{RowStream, Scan, TableInfo, scan, sql, tables};
 pub use run::{PipelineSource, RunOptions, RunSummary, check, plan, run};
 pub use twinlens_pipeline::run::events::Event;

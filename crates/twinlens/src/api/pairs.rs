@@ -3,6 +3,8 @@
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -10,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use twinlens_dataset::{Dataset, MAIN, manifest};
 use twinlens_image::{Augment, Preprocess};
 use twinlens_model::Tokenizer;
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::files::Files;
+pub use twinlens_train::data::RawBatch;
 use twinlens_train::data::{
     BatchOptions, Captions, Columns, DataContext, DataOptions, Input, PairSet, PairStream, Source,
 };
@@ -59,30 +63,20 @@ pub struct PairOptions {
     pub threads: Option<NonZero<u16>>,
 }
 
-/// A batch: one part of it, if there are several ranks.
-pub struct PairBatch {
-    /// Normalised pixels `[rows, 3, size, size]`.
-    pub pixels: Vec<f32>,
-    /// Token ids `[rows, context]`.
-    pub ids: Vec<u32>,
-    /// Pairs.
-    pub rows: usize,
-}
-
 /// Pairs that are read in batches, in any order of steps that the seed gives.
 pub struct Pairs {
     set: Arc<PairSet>,
-    /// The index of the rows, deleted with the last reader.
-    _work: TempDir,
+    batch_size: usize,
+    work: Arc<TempDir>,
 }
 
 impl Pairs {
-    /// Opens the inputs, and indexes their captions.
+    /// Opens the inputs, and indexes their captions, unless `cancel` is cancelled.
     ///
     /// # Errors
     /// Inputs or columns do not exist; there are fewer pairs than a batch.
-    pub fn open(options: PairOptions) -> Result<Self, Error> {
-        catch(|| Ok(open(options)?))
+    pub fn open(options: PairOptions, cancel: &CancellationToken) -> Result<Self, Error> {
+        catch(|| Ok(open(options, cancel)?))
     }
 
     /// Pairs per epoch.
@@ -90,39 +84,47 @@ impl Pairs {
         self.set.pairs()
     }
 
+    /// What the data are, in words, with a checksum of the captions.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn identity(&self) -> Result<String, Error> {
+        catch(|| self.set.identity().map_err(error))
+    }
+
     /// Starts to make a part of the batches, of its steps every `every`th.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// There is no such part; a thread cannot be started.
     pub fn batches(&self, part: Part, every: u64) -> Result<Batches, Error> {
-        Ok(Batches { stream: self.set.stream(part, every).map_err(error)? })
+        if part.rank >= part.ranks || !self.batch_size.is_multiple_of(part.ranks) || every == 0 {
+            let Part { rank, ranks, .. } = part;
+            let message = format!("batches of {} have no part {rank} of {ranks}", self.batch_size);
+            return Err(Error::user(message));
+        }
+        let stream = self.set.stream(part, every).map_err(error)?;
+        Ok(Batches { stream, _work: self.work.clone() })
     }
 }
 
 /// Batches in the order of their steps.
 pub struct Batches {
     stream: PairStream,
+    /// The index of the rows, deleted with the last reader.
+    _work: Arc<TempDir>,
 }
 
-impl Iterator for Batches {
-    type Item = Result<PairBatch, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.stream.next()?;
-        Some(batch.map_err(error).and_then(|batch| {
-            let rows = batch.ids.dim(0).map_err(Error::internal)?;
-            let pixels = batch.pixels.flatten_all().and_then(|pixels| pixels.to_vec1());
-            let ids = batch.ids.flatten_all().and_then(|ids| ids.to_vec1());
-            Ok(PairBatch {
-                pixels: pixels.map_err(Error::internal)?,
-                ids: ids.map_err(Error::internal)?,
-                rows,
-            })
-        }))
+impl Batches {
+    /// The next batch, if it is ready within `timeout`; `None` after the last one.
+    ///
+    /// # Errors
+    /// Data cannot be read; no image of a window can be decoded.
+    pub fn poll(&mut self, timeout: Duration) -> Poll<Option<Result<RawBatch, Error>>> {
+        self.stream.poll(timeout).map_err(error)
     }
 }
 
-fn open(options: PairOptions) -> Result<Pairs, Failure> {
+fn open(options: PairOptions, cancel: &CancellationToken) -> Result<Pairs, Failure> {
     if options.size == 0 || options.batch_size == 0 || options.context < 2 {
         return Err(Failure::user("`size` and `batch_size` must be at least 1, and `context` at least 2"));
     }
@@ -163,14 +165,14 @@ fn open(options: PairOptions) -> Result<Pairs, Failure> {
         context: options.context,
         batch: options.batch_size,
         work: work.path(),
-        cancel: &CancellationToken::new(),
+        cancel,
     };
     // On threads of its own: a process that is forked has none of the global pool's.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(reading.threads).build();
     let pool = pool.map_err(|error| Failure::user(format!("cannot start threads: {error}")))?;
     let set = pool.install(|| PairSet::open(inputs, reading, batches, &context));
-    let set = Arc::new(set.map_err(|error| Failure::user(error.to_string()))?);
-    Ok(Pairs { set, _work: work })
+    let set = set.map_err(|error| Failure::from(RunError::from(error)))?;
+    Ok(Pairs { set: Arc::new(set), batch_size: options.batch_size, work: Arc::new(work) })
 }
 
 fn tokenizer(name: &str) -> Result<Tokenizer, Failure> {
@@ -189,5 +191,5 @@ fn source(files: &Files, name: &str) -> Result<Source, Failure> {
 }
 
 fn error(error: TrainError) -> Error {
-    Error::user(error.to_string())
+    RunError::from(error).into()
 }

@@ -1,10 +1,13 @@
 //! Rows of runs: by SQL, or of one table.
 
+use std::task::Poll;
+use std::time::Duration;
+
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use tokio::runtime::Runtime;
@@ -34,6 +37,16 @@ impl RowStream {
     pub fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
+
+    /// The next batch, if it is ready within `timeout`; `None` after the last one.
+    ///
+    /// # Errors
+    /// Those of the query.
+    pub fn poll(&mut self, timeout: Duration) -> Poll<Option<Result<RecordBatch, Error>>> {
+        let Some(runtime) = &self.runtime else { return Poll::Ready(None) };
+        let next = runtime.block_on(async { tokio::time::timeout(timeout, self.batches.recv()).await });
+        next.map_or(Poll::Pending, |batch| Poll::Ready(batch.map(|batch| batch.map_err(error))))
+    }
 }
 
 impl Iterator for RowStream {
@@ -41,7 +54,7 @@ impl Iterator for RowStream {
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.blocking_recv()?;
-        Some(batch.map_err(|error| Failure::from(error).into()))
+        Some(batch.map_err(error))
     }
 }
 
@@ -52,6 +65,10 @@ impl Drop for RowStream {
             runtime.shutdown_background();
         }
     }
+}
+
+fn error(error: DataFusionError) -> Error {
+    Failure::from(error).into()
 }
 
 /// Which rows and columns of a table are read.
@@ -114,17 +131,28 @@ pub fn sql(
     })
 }
 
-/// Reads a table of a run, and of it no more than is asked for.
+/// Reads a table of a run, and of it no more than is asked for. The rows of a dataset come in their
+/// order.
 ///
 /// # Errors
 /// The table or a column does not exist, the predicate is malformed; it is not a run directory.
 pub fn scan(registry: &Registry, dir: &str, scan: &Scan) -> Result<RowStream, Error> {
     let runs = Runs::new(registry, dir, &[])?;
     stream(async || {
-        let session = runs.open().await?;
+        let session = in_order(&runs.open().await?);
         let started = open_table(&session, &runs, scan).await;
         started.map_err(|failure| with_hint(&session, failure))
     })
+}
+
+/// The same tables in a session whose plans have one partition, which keeps the order of rows:
+/// columns that are read one by one belong together.
+fn in_order(session: &SessionContext) -> SessionContext {
+    let config = session.copied_config().with_target_partitions(1);
+    // Or the catalog with the tables would be replaced.
+    let config = config.with_create_default_catalog_and_schema(false);
+    let state = SessionStateBuilder::new_from_existing(session.state()).with_config(config).build();
+    SessionContext::new_with_state(state)
 }
 
 async fn open_table(

@@ -1,0 +1,73 @@
+//! Evaluation of a model that another program computes: its sets, and the texts to embed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use twinlens_eval::prompts::{PromptOptions, fill};
+use twinlens_eval::sets::{Declaration, Task, Written};
+
+use super::error::{Error, catch};
+use crate::errors::Failure;
+use crate::eval::{AvailableSet, classification, current_dir, find_sets, prompts};
+
+/// The classification sets that are named, as JSON: for each its `stage`, the `options` of a stage
+/// that reads it, `set` as an option of a `zero-shot` stage, and the `texts` of the prompts; then
+/// the `missing` ones, each with how to get it.
+///
+/// # Errors
+/// A set is not known, has another task, or there is none; a prompt is no template.
+pub fn evaluation(sets: &[String], data: Option<&str>, templates: &[String]) -> Result<Value, Error> {
+    catch(|| Ok(plan(sets, data, templates)?))
+}
+
+fn plan(sets: &[String], data: Option<&str>, templates: &[String]) -> Result<Value, Failure> {
+    let prompts = prompts(templates)?;
+    let (available, missing) = find_sets(sets, data)?;
+    let how = |set: &Declaration| json!({ "name": set.name, "how_to_get": set.how_to_get });
+    let missing: Vec<Value> = missing.iter().map(how).collect();
+    let sets = available.iter().map(|set| one(set, data, &prompts)).collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({ "sets": sets, "missing": missing }))
+}
+
+fn one(available: &AvailableSet, data: Option<&str>, prompts: &[PromptOptions]) -> Result<Value, Failure> {
+    let AvailableSet { name, set, stage, .. } = available;
+    if set.task == Task::Retrieval {
+        let failure = Failure::user(format!("`{name}` is a retrieval set, and this evaluates classes"));
+        return Err(failure.hint("`Clip.save` and `twinlens eval` evaluate a model of a known format"));
+    }
+    let mut options = json!({ "kind": "evaluation-set", "set": name });
+    if name.ends_with(".toml") {
+        options["set"] = json!(current_dir()?.join(name));
+    }
+    if let Some(data) = data.filter(|_| !twinlens_eval::sets::is_data(name)) {
+        options["data"] = json!(format!("{}/", data.trim_end_matches('/')));
+    }
+    let written = available.written()?;
+    let set = classification(available, &written);
+    let texts = texts(&written, prompts)?;
+    Ok(json!({ "stage": stage, "options": options, "set": set, "texts": texts }))
+}
+
+/// Every name of every class in every template.
+fn texts(written: &Written, prompts: &[PromptOptions]) -> Result<BTreeSet<String>, Failure> {
+    let own = Some(&written.templates[..]).filter(|templates| !templates.is_empty());
+    let mut texts = BTreeSet::new();
+    for prompts in prompts {
+        let resolved = prompts.resolve(own).map_err(|(why, hint)| Failure { hint, ..Failure::user(why) })?;
+        for class in &written.bound.classes {
+            for name in [&class.name].into_iter().chain(&class.synonyms) {
+                texts.extend(resolved.templates.iter().map(|template| fill(template, name)));
+            }
+        }
+    }
+    Ok(texts)
+}
+
+/// The directory of a model that is named as for [`Clip::load`](super::Clip::load).
+///
+/// # Errors
+/// There is no such model.
+pub fn model_folder(name: &str) -> Result<PathBuf, Error> {
+    catch(|| Ok(crate::models::folder(name)?))
+}
