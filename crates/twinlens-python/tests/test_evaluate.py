@@ -79,8 +79,8 @@ def test_an_object_gives_the_same_tables(clip, classes, expected, tmp_path):
     other = Ours(clip)
     other.encode_text = lambda texts: -clip.encode_texts(texts)
     twinlens.evaluate(other, f"{classes}/", PROMPTS, dir=tmp_path / "run", progress=False)
-    value = "select max(value) as v from zero_shot where metric = 'top1'"
-    assert found.sql(value).to_pylist() != expected.sql(value).to_pylist()
+    predicted = "select example, predicted from predictions where prompts = '{}' order by example"
+    assert found.sql(predicted).to_pylist() != expected.sql(predicted).to_pylist()
 
 
 def test_texts_become_a_model(tmp_path):
