@@ -107,6 +107,7 @@ fn rate(source: Source, size: usize, threads: usize, cache: bool, work: &Path) -
         batch_size: BATCH,
         micro_batch: None,
         ranks: 1,
+        shard_optimizer: false,
         lr: 1e-3,
         warmup: 0,
         adamw: AdamWOptions::default(),

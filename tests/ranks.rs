@@ -118,7 +118,11 @@ fn processes_leave_the_files_of_threads() {
         assert_eq!(expected.1.len(), 30);
         // The number of ranks may stand in the file, or not.
         let (dir, set) = (format!("processes-{size}"), format!("stages.clip.ranks={size}"));
-        let args: &[&str] = if size == 2 { &["--set", &set] } else { &[] };
+        let args: &[&str] = match size {
+            2 => &["--set", &set],
+            4 => &["--set", "stages.clip.shard_optimizer=true"],
+            _ => &[],
+        };
         all_succeed(start(&place, (&dir, args), size));
         assert!(trained(&place, &dir) == expected, "{size} processes");
     }

@@ -70,12 +70,12 @@ impl Checkpoints {
         files(&self.dir, prefix)
     }
 
-    /// Writes the state after `state.adam.step` steps.
+    /// Writes the state after `state.adam.step` steps, with the moments of all variables.
     ///
     /// # Errors
     /// `Io`, with the path.
-    pub(crate) fn save(&self, clip: &Clip, state: &TrainState) -> Result<()> {
-        let (step, bytes) = (state.adam.step, to_bytes(clip, state, &state.log, &self.run)?);
+    pub(crate) fn save(&self, clip: &Clip, state: &TrainState, moments: &AllMoments) -> Result<()> {
+        let (step, bytes) = (state.adam.step, to_bytes((clip, moments), state, &state.log, &self.run)?);
         self.write(&format!("{STEPS}{step:010}"), &bytes)?;
         let files = self.files(STEPS)?;
         for old in &files[..files.len().saturating_sub(self.keep)] {
@@ -231,14 +231,22 @@ pub(crate) fn files(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The moments of all variables, by name.
+type AllMoments = BTreeMap<String, Moments>;
+
 /// A state as the content of a file.
-pub(crate) fn to_bytes(clip: &Clip, state: &TrainState, log: &[LogRow], run: &str) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(
+    (clip, moments): (&Clip, &AllMoments),
+    state: &TrainState,
+    log: &[LogRow],
+    run: &str,
+) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
     let means = state.ema.iter().flat_map(Clip::state);
     let named = clip.state().into_iter().map(|(name, t)| (format!("weights/{name}"), t));
     tensors.extend(named.chain(means.map(|(name, t)| (format!("ema/{name}"), t))));
     let device = &Device::Cpu;
-    for (name, moments) in &state.adam.moments {
+    for (name, moments) in moments {
         tensors.insert(format!("m/{name}"), Tensor::from_slice(&moments.m, moments.m.len(), device)?);
         tensors.insert(format!("v/{name}"), Tensor::from_slice(&moments.v, moments.v.len(), device)?);
     }

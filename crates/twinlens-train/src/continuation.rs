@@ -4,7 +4,9 @@
 use crate::checkpoint::{self, CHANGES, Checkpoints, Content, STEPS, TrainState};
 use crate::error::{Result, TrainError};
 use crate::log::LogRow;
+use crate::optimizer::Moments;
 use crate::options::Batches;
+use std::collections::BTreeMap;
 use std::path::Path;
 use twinlens_model::Clip;
 
@@ -13,10 +15,14 @@ pub const STATE_FILE: &str = "state.safetensors";
 
 /// The content of [`STATE_FILE`]: a checkpoint without the times in its log, so that equal
 /// trainings leave equal files.
-pub(crate) fn to_bytes(clip: &Clip, state: &TrainState) -> Result<Vec<u8>> {
+pub(crate) fn to_bytes(
+    clip: &Clip,
+    state: &TrainState,
+    moments: &BTreeMap<String, Moments>,
+) -> Result<Vec<u8>> {
     let timeless = |row: &LogRow| LogRow { samples_per_second: 0.0, wall: 0, ..*row };
     let log: Vec<LogRow> = state.log.iter().map(timeless).collect();
-    checkpoint::to_bytes(clip, state, &log, "")
+    checkpoint::to_bytes((clip, moments), state, &log, "")
 }
 
 /// The state of a training that another one continues.

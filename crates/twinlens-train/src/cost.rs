@@ -61,7 +61,7 @@ pub struct StepCost {
     pub loss_flops: f64,
     /// Bytes that the rank sends to gather features and their sums.
     pub gather_bytes: f64,
-    /// Bytes that the rank sends to sum the gradients.
+    /// Bytes that the rank sends to sum the gradients, and to share weights if moments are divided.
     pub reduce_bytes: f64,
     /// Bytes of gradients that move between the device and the host, if these differ.
     pub copy_bytes: f64,
@@ -137,7 +137,8 @@ impl CostQuery {
             // with the gradients of both. A whole batch computes its logits once.
             loss_flops: if is_whole { 6.0 * all * all * embed } else { 12.0 * rows * all * embed },
             gather_bytes: other_ranks * (features + 2.0 * all * F32),
-            reduce_bytes: 2.0 * other_ranks * F32 * parameters,
+            // With divided moments, each rank sends its weights to the others besides.
+            reduce_bytes: if self.shard_optimizer { 3.0 } else { 2.0 } * other_ranks * F32 * parameters,
             copy_bytes: if is_shared && !self.precision.is_f32() { 2.0 * F32 * parameters } else { 0.0 },
         }
     }
@@ -215,6 +216,7 @@ mod tests {
         let cost = plain.step();
         let sharded = CostQuery { shard_optimizer: true, ..plain.clone() }.step();
         close(sharded.memory.moments, cost.memory.moments / 64.0);
+        close(sharded.reduce_bytes, cost.reduce_bytes * 1.5);
         let micro = CostQuery { micro_batch: Some(128), ..plain.clone() }.step();
         close(micro.memory.activations, cost.memory.activations / 4.0);
         // Three of four parts have a second forward pass: of 3 + 3/4 passes.

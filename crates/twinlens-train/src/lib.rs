@@ -15,6 +15,7 @@ mod optimizer;
 mod options;
 mod processes;
 mod schedule;
+mod shard;
 mod snapshot;
 mod stages;
 mod step;

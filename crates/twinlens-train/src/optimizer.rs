@@ -5,13 +5,17 @@
 //! Each tower can have its own learning rate.
 
 use crate::error::{Result, TrainError};
+use crate::shard::Shard;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use twinlens_model::Tower;
 use twinlens_model::weights::Variables;
+use twinlens_ranks::Collective;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWOptions {
@@ -97,6 +101,19 @@ impl Gradients {
         self.0.get(name)
     }
 
+    /// Takes out the gradients of the variables that `is_taken` names.
+    pub(crate) fn split_off(&mut self, is_taken: impl Fn(&str) -> bool) -> Self {
+        let all = std::mem::take(&mut self.0).into_iter();
+        let (taken, left) = all.partition(|(name, _)| is_taken(name));
+        self.0 = left;
+        Self(taken)
+    }
+
+    /// Adds the gradients of other variables.
+    pub(crate) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Applies `sum` to all numbers in the order of names, at most `bucket` at a time.
     ///
     /// # Errors
@@ -126,16 +143,26 @@ pub struct Moments {
     pub v: Vec<f32>,
 }
 
+impl Moments {
+    /// Keeps these numbers alone, and frees the memory of the others.
+    pub(crate) fn keep(&mut self, own: Range<usize>) {
+        self.m = self.m[own.clone()].to_vec();
+        self.v = self.v[own].to_vec();
+    }
+}
+
 /// The optimiser with its state.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     options: AdamWOptions,
     /// Completed steps.
     pub step: u64,
-    /// By name of the variable.
+    /// By name of the variable; of the numbers of `shard` alone.
     pub moments: BTreeMap<String, Moments>,
+    /// This rank's part of the moments, if they are divided among ranks.
+    shard: Option<Shard>,
     /// Both moments of variables on a GPU, kept there: newer than `moments` until
-    /// [`AdamW::gather`].
+    /// [`AdamW::copy_from_device`].
     on_device: BTreeMap<String, [Tensor; 2]>,
 }
 
@@ -158,7 +185,24 @@ impl AdamW {
     pub fn new(variables: &Variables, options: AdamWOptions) -> Self {
         let fresh = |v: &Var| Moments { m: vec![0.0; v.elem_count()], v: vec![0.0; v.elem_count()] };
         let moments = variables.iter().map(|(name, v)| (name.clone(), fresh(v))).collect();
-        Self { options, step: 0, moments, on_device: BTreeMap::new() }
+        Self { options, step: 0, moments, shard: None, on_device: BTreeMap::new() }
+    }
+
+    /// Keeps the moments of this rank's part alone: of `rank` among `ranks`.
+    pub(crate) fn divide(&mut self, (rank, ranks): (usize, usize)) {
+        if ranks == 1 {
+            return;
+        }
+        let shard = Shard::new(&self.moments, (rank, ranks));
+        for (name, moments) in &mut self.moments {
+            moments.keep(shard.own(name));
+        }
+        self.shard = Some(shard);
+    }
+
+    /// Whether the moments are divided among ranks.
+    pub(crate) fn is_divided(&self) -> bool {
+        self.shard.is_some()
     }
 
     /// Makes a step. Returns the global norm of the gradients before clipping.
@@ -188,6 +232,16 @@ impl AdamW {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no moments"))));
             };
             let (decay, rate) = self.options.group(name, variable);
+            let own = self.shard.as_ref().map(|shard| shard.own(name));
+            if own.as_ref().is_some_and(Range::is_empty) {
+                continue;
+            }
+            // A view of the same storage.
+            let of = |tensor: &Tensor| match &own {
+                Some(own) => tensor.flatten_all()?.narrow(0, own.start, own.len()),
+                None => Ok(tensor.clone()),
+            };
+            let (weights, gradient) = (of(&variable.as_detached_tensor())?, of(&gradient)?);
             let update = Update {
                 moments: Mutex::new(moments),
                 options: self.options,
@@ -197,10 +251,12 @@ impl AdamW {
                 step: self.step,
             };
             if variable.device().is_cpu() {
-                variable.inplace_op2(&gradient, &update)?;
+                weights.inplace_op2(&gradient, &update)?;
             } else {
                 let kept = self.on_device.remove(name);
-                self.on_device.insert(name.clone(), update.with_tensor_ops(variable, &gradient, kept)?);
+                let (changed, kept) = update.with_tensor_ops(&weights, &gradient, kept)?;
+                weights.flatten_all()?.slice_set(&changed.flatten_all()?, 0, 0)?;
+                self.on_device.insert(name.clone(), kept);
             }
         }
         Ok(norm)
@@ -210,12 +266,33 @@ impl AdamW {
     ///
     /// # Errors
     /// If a tensor cannot be read.
-    pub(crate) fn gather(&mut self) -> Result<(), StepError> {
+    pub(crate) fn copy_from_device(&mut self) -> Result<(), StepError> {
         for (name, [m, v]) in &self.on_device {
             let [m, v] = [m, v].map(|moment| moment.flatten_all()?.to_vec1());
             self.moments.insert(name.clone(), Moments { m: m?, v: v? });
         }
         Ok(())
+    }
+
+    /// Gives the others the weights that this rank updated, and takes theirs, if moments are
+    /// divided.
+    ///
+    /// # Errors
+    /// If another rank has exited.
+    pub(crate) fn share_weights(&self, variables: &Variables, ranks: &dyn Collective) -> Result<()> {
+        self.shard.as_ref().map_or(Ok(()), |shard| shard.share_weights(variables, ranks))
+    }
+
+    /// The moments of all variables, as they were at the last [`AdamW::copy_from_device`]. If they
+    /// are divided, all ranks call it at the same point, and rank 0 alone gets them.
+    ///
+    /// # Errors
+    /// If another rank has exited.
+    pub(crate) fn whole(&self, ranks: &dyn Collective) -> Result<Cow<'_, BTreeMap<String, Moments>>> {
+        Ok(match &self.shard {
+            Some(shard) => Cow::Owned(shard.whole(&self.moments, ranks)?),
+            None => Cow::Borrowed(&self.moments),
+        })
     }
 }
 
@@ -269,20 +346,20 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
 
 impl Update<'_> {
     /// The same step in candle's operations, for any device: used on GPUs, and the reference for
-    /// the CPU implementation below. Takes and returns both moments; if `kept` is `None`, they are
-    /// those of the last checkpoint.
+    /// the CPU implementation below. Takes and returns weights and both moments; if `kept` is
+    /// `None`, these are those of the last checkpoint.
     fn with_tensor_ops(
         &self,
-        variable: &Var,
+        weights: &Tensor,
         gradient: &Tensor,
         kept: Option<[Tensor; 2]>,
-    ) -> candle_core::Result<[Tensor; 2]> {
+    ) -> candle_core::Result<(Tensor, [Tensor; 2])> {
         let [m, v] = match kept {
             Some(kept) => kept,
             None => {
                 let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
                 let [m, v] = [&moments.m, &moments.v]
-                    .map(|moment| Tensor::from_slice(moment, variable.shape(), variable.device()));
+                    .map(|moment| Tensor::from_slice(moment, weights.shape(), weights.device()));
                 [m?, v?]
             }
         };
@@ -293,9 +370,8 @@ impl Update<'_> {
         let rate = self.lr / (1.0 - beta1.powf(self.step as f64));
         let root = (1.0 - beta2.powf(self.step as f64)).sqrt();
         let change = (&m * rate)?.div(&((v.sqrt()? / root)? + eps)?)?;
-        let kept = (variable.as_detached_tensor() * (1.0 - self.lr * self.decay))?;
-        variable.set(&(kept - change)?)?;
-        Ok([m, v])
+        let kept = (weights * (1.0 - self.lr * self.decay))?;
+        Ok(((kept - change)?, [m, v]))
     }
 }
 
@@ -401,16 +477,17 @@ mod tests {
                 let moments = Mutex::new(&mut zero);
                 let update = Update { moments, options, scale: 1.0, lr: 0.01, decay, step };
                 let gradient = found.get(name).unwrap();
-                kept.insert(
-                    name.clone(),
-                    update.with_tensor_ops(variable, gradient, kept.get(name).cloned()).unwrap(),
-                );
+                let weights = variable.as_detached_tensor();
+                let (changed, moments) =
+                    update.with_tensor_ops(&weights, gradient, kept.get(name).cloned()).unwrap();
+                variable.set(&changed).unwrap();
+                kept.insert(name.clone(), moments);
             }
             adam.step(&fused, &gradients(&fused), 0.01).unwrap();
         }
         adam.on_device = kept;
         let moments = adam.moments.clone();
-        adam.gather().unwrap();
+        adam.copy_from_device().unwrap();
         let close =
             |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs() + 1e-9);
         for (name, variable) in &fused {

@@ -24,6 +24,8 @@ pub struct TrainOptions {
     pub micro_batch: Option<usize>,
     /// Threads, each with a replica of the model and an equal part of each batch.
     pub ranks: usize,
+    /// Whether each rank has a part of the optimiser's moments alone.
+    pub shard_optimizer: bool,
     /// The highest learning rate.
     pub lr: f64,
     pub schedule: ScheduleKind,
@@ -62,6 +64,7 @@ impl TrainOptions {
             batch_size,
             micro_batch: None,
             ranks: 1,
+            shard_optimizer: false,
             lr: 0.0,
             schedule: ScheduleKind::default(),
             warmup: 0,

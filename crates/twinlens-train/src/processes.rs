@@ -59,7 +59,7 @@ impl Processes {
         for variable in clip.variables().values().chain(clip.buffers().values()) {
             self.share_variable(variable)?;
         }
-        adam.gather()?;
+        adam.copy_from_device()?;
         for Moments { m, v } in adam.moments.values_mut() {
             self.ranks.broadcast(m)?;
             self.ranks.broadcast(v)?;

@@ -39,6 +39,15 @@ pub struct Step {
     pub grad_norm: f64,
 }
 
+/// A rank's share of a step.
+struct Share {
+    loss: f64,
+    /// Of the rank's own rows.
+    gradients: Gradients,
+    /// Other variables', summed over all ranks already.
+    summed: Gradients,
+}
+
 /// Numbers per all-reduce.
 const BUCKET: usize = 1 << 22;
 
@@ -74,6 +83,7 @@ impl Stepper<'_> {
             }
             Err(StepError::Tensor(error)) => return Err(error.into()),
         };
+        adam.share_weights(&self.variables, self.ranks)?;
         if !self.clip.is_frozen("logit_scale") {
             self.clip.clamp_logit_scale()?;
         }
@@ -105,17 +115,26 @@ impl Stepper<'_> {
         } else {
             self.prediction_gradients(&parts)?
         };
-        let Some((loss, mut gradients)) = share else { return Ok(None) };
+        let Some(Share { loss, mut gradients, summed }) = share else { return Ok(None) };
         let mut loss = [loss as f32];
         self.ranks.all_reduce_sum(&mut loss)?;
-        if self.ranks.size() > 1 {
-            gradients.reduce(BUCKET, |bucket| Ok(self.ranks.all_reduce_sum(bucket)?))?;
-        }
+        self.sum(&mut gradients)?;
+        gradients.extend(summed);
         Ok(Some((f64::from(loss[0]), gradients)))
     }
 
-    /// This rank's share of loss and gradients for an objective that compares embeddings.
-    fn embedding_gradients(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+    /// Sums gradients over all ranks.
+    fn sum(&self, gradients: &mut Gradients) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        gradients.reduce(BUCKET, |bucket| Ok(self.ranks.all_reduce_sum(bucket)?))
+    }
+
+    /// This rank's share of loss and gradients for an objective that compares embeddings. Those of
+    /// the image tower are complete before the last backward pass of the text tower begins, and are
+    /// summed meanwhile.
+    fn embedding_gradients(&self, parts: &[Batch]) -> Result<Option<Share>> {
         // The first part keeps its graph; the other parts need a second forward pass.
         let mut features = Vec::with_capacity(parts.len());
         for (index, part) in parts.iter().enumerate() {
@@ -138,28 +157,29 @@ impl Stepper<'_> {
         let [images, texts] = self.clip.log_sums(&all)?;
         let log_sums = [self.ranks.all_gather(&images)?, self.ranks.all_gather(&texts)?];
         let share = self.clip.share(&all, &log_sums)?;
-
-        let mut gradients = Gradients::default();
+        let (mut gradients, mut summed) = (Gradients::default(), Gradients::default());
         let mut row = 0;
-        for part in parts {
+        for (number, part) in parts.iter().enumerate() {
             if row > 0 && self.should_stop()? {
                 return Ok(None);
             }
+            let (images, texts) =
+                kept.take().map_or((None, None), |[images, texts]| (Some(images), Some(texts)));
             let rows = part.ids.dim(0)?;
-            let kept = kept.take();
-            for (index, tower) in [Tower::Image, Tower::Text].into_iter().enumerate() {
-                if self.clip.is_tower_frozen(tower) {
-                    continue;
-                }
-                let features = match &kept {
-                    Some(kept) => kept[index].clone(),
-                    None => self.encode(tower, part, Pass::Train)?,
-                };
-                let gradient = [&share.image, &share.text][index].narrow(0, row, rows)?;
-                let gradient = gradient.to_device(features.device())?;
-                // A scalar with the same gradient with respect to the features as the loss.
-                let surrogate = (features * gradient)?.sum_all()?;
-                gradients.add(&self.variables, &surrogate.backward()?)?;
+            let of_images = share.image.narrow(0, row, rows)?;
+            let of_texts = share.text.narrow(0, row, rows)?;
+            self.backward(&mut gradients, (Tower::Image, part), images, &of_images)?;
+            if number + 1 < parts.len() {
+                self.backward(&mut gradients, (Tower::Text, part), texts, &of_texts)?;
+            } else {
+                summed = gradients.split_off(|name| Tower::of(name) == Some(Tower::Image));
+                // No other operation of the ranks is called meanwhile.
+                std::thread::scope(|scope| {
+                    let sum = scope.spawn(|| self.sum(&mut summed));
+                    let text = self.backward(&mut gradients, (Tower::Text, part), texts, &of_texts);
+                    sum.join().map_err(|_| TrainError::Panicked("training"))??;
+                    text
+                })?;
             }
             row += rows;
         }
@@ -168,7 +188,29 @@ impl Stepper<'_> {
                 gradients.insert(name, Tensor::new(value, self.clip.device())?);
             }
         }
-        Ok(Some((share.loss, gradients)))
+        Ok(Some(Share { loss: share.loss, gradients, summed }))
+    }
+
+    /// Adds the gradients of a tower's variables, from those of its features. `kept` are the
+    /// features with their graph; else they are computed again.
+    fn backward(
+        &self,
+        gradients: &mut Gradients,
+        (tower, part): (Tower, &Batch),
+        kept: Option<Tensor>,
+        of_features: &Tensor,
+    ) -> Result<()> {
+        if self.clip.is_tower_frozen(tower) {
+            return Ok(());
+        }
+        let features = match kept {
+            Some(kept) => kept,
+            None => self.encode(tower, part, Pass::Train)?,
+        };
+        let of_features = of_features.to_device(features.device())?;
+        // A scalar with the same gradient with respect to the features as the loss.
+        let surrogate = (features * of_features)?.sum_all()?;
+        Ok(gradients.add(&self.variables, &surrogate.backward()?)?)
     }
 
     fn encode(&self, tower: Tower, part: &Batch, pass: Pass) -> Result<Tensor> {
@@ -190,7 +232,7 @@ impl Stepper<'_> {
 
     /// This rank's share of loss and gradients for an objective that predicts words: the mean of
     /// the parts' losses, weighted by their number of predictions.
-    fn prediction_gradients(&self, parts: &[Batch]) -> Result<Option<(f64, Gradients)>> {
+    fn prediction_gradients(&self, parts: &[Batch]) -> Result<Option<Share>> {
         let counts = parts.iter().map(|part| Ok(self.clip.predictions(&part.ids)? as f32));
         let counts: Vec<f32> = counts.collect::<Result<_>>()?;
         let mut total = [counts.iter().sum::<f32>()];
@@ -204,7 +246,7 @@ impl Stepper<'_> {
             sum += f64::from(loss.to_scalar::<f32>()?);
             gradients.add(&self.variables, &loss.backward()?)?;
         }
-        Ok(Some((sum, gradients)))
+        Ok(Some(Share { loss: sum, gradients, summed: Gradients::default() }))
     }
 
     /// Whether to abandon the step. All ranks call it at the same point.

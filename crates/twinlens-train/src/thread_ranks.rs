@@ -39,19 +39,31 @@ pub(crate) fn stepper<'a>(
     }
 }
 
+/// What rank 0 tells the others to do with it.
+pub(crate) enum Task {
+    /// Make a step on these rows of a batch.
+    Step(Batch),
+    /// Send the moments of this rank's part.
+    Gather,
+}
+
 /// Starts a rank other than 0, which makes the same steps as rank 0.
 pub(crate) fn spawn_rank<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     (clip, mut adam): (Clip, AdamW),
     options: &'env TrainOptions,
     rank: Arc<dyn Collective>,
-    batches: Receiver<Batch>,
+    tasks: Receiver<Task>,
 ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
     let run = move || {
         let stepper = stepper(&clip, options, &*rank, &|| false);
-        while let Ok(batch) = batches.recv() {
-            if stepper.step(&mut adam, &batch)?.is_none() {
-                break;
+        while let Ok(task) = tasks.recv() {
+            match task {
+                Task::Step(batch) => drop(stepper.step(&mut adam, &batch)?),
+                Task::Gather => {
+                    adam.copy_from_device()?;
+                    adam.whole(&*rank)?;
+                }
             }
         }
         Ok(())
@@ -64,7 +76,7 @@ pub(crate) fn spawn_rank<'scope, 'env>(
 pub(crate) struct BatchSplitter {
     pub(crate) batches: Receiver<Batch>,
     /// Of ranks 1, 2, and so on.
-    pub(crate) others: Vec<SyncSender<Batch>>,
+    pub(crate) others: Vec<SyncSender<Task>>,
 }
 
 impl BatchSplitter {
@@ -75,8 +87,16 @@ impl BatchSplitter {
         let rows = batch.ids.dim(0)? / (self.others.len() + 1);
         for (index, other) in self.others.iter().enumerate() {
             // The step fails if the rank has exited.
-            let _ = other.send(batch.rows((index + 1) * rows, rows)?);
+            let _ = other.send(Task::Step(batch.rows((index + 1) * rows, rows)?));
         }
         batch.rows(0, rows).map(Some)
+    }
+
+    /// Tells the others to send their moments.
+    pub(crate) fn gather(&self) {
+        for other in &self.others {
+            // The gathering fails if the rank has exited.
+            let _ = other.send(Task::Gather);
+        }
     }
 }

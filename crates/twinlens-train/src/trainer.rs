@@ -145,7 +145,7 @@ impl Trainer<'_> {
     fn on_ranks(
         &self,
         batches: Receiver<Batch>,
-        state: TrainState,
+        mut state: TrainState,
         checkpoints: &Checkpoints,
         hooks: Hooks<'_>,
     ) -> Result<Option<Outcome>> {
@@ -161,14 +161,20 @@ impl Trainer<'_> {
             for rank in collectives {
                 let (send, receive) = sync_channel(1);
                 others.push(send);
-                let replica = (clip.replica()?, state.adam.clone());
-                ranks.push(spawn_rank(scope, replica, options, rank, receive)?);
+                let mut adam = state.adam.clone();
+                if options.shard_optimizer {
+                    adam.divide((rank.rank(), rank.size()));
+                }
+                ranks.push(spawn_rank(scope, (clip.replica()?, adam), options, rank, receive)?);
+            }
+            if options.shard_optimizer {
+                state.adam.divide((0, rank_0.size()));
             }
             let batches = BatchSplitter { batches, others };
             // The trainer ends first and drops its channels, which ends the other ranks.
             let outcome = on_large_stack(hooks.processes, move || {
                 let stepper = stepper(clip, options, &*rank_0, hooks.stop);
-                Training { stepper, options, data, checkpoints, state, hooks }.run(batches)
+                Training { stepper, options, data, checkpoints, state, batches, hooks }.run()
             });
             let joined = ranks.into_iter().map(|r| r.join().map_err(|_| TrainError::Panicked("training"))?);
             let joined: Result<Vec<()>> = joined.collect();
@@ -191,6 +197,19 @@ impl Trainer<'_> {
     ) -> Result<Option<bool>> {
         let Self { clip, data, options } = *self;
         let stepper = stepper(clip, options, &*processes.ranks, stop);
+        if options.shard_optimizer {
+            adam.divide((processes.ranks.rank(), processes.ranks.size()));
+        }
+        // The step of rank 0's newest checkpoint.
+        let mut saved = adam.step;
+        let mut save = |adam: &mut AdamW| -> Result<()> {
+            if adam.step != saved {
+                saved = adam.step;
+                adam.copy_from_device()?;
+                adam.whole(&*processes.ranks)?;
+            }
+            Ok(())
+        };
         loop {
             let step = adam.step;
             let is_last = step == options.steps;
@@ -202,11 +221,16 @@ impl Trainer<'_> {
             }
             if is_last {
                 processes.exchange_rejects(data)?;
+                if options.keep_state {
+                    adam.copy_from_device()?;
+                    adam.whole(&*processes.ranks)?;
+                }
                 return Ok(Some(true));
             }
             if is_due(step, Some(options.checkpoint_every)) {
                 processes.check_replicas(clip)?;
                 processes.exchange_rejects(data)?;
+                save(adam)?;
             }
             let Ok(batch) = batches.recv() else { return Ok(None) };
             if stepper.step(adam, &batch)?.is_none() {
@@ -214,6 +238,7 @@ impl Trainer<'_> {
             }
         }
         processes.exchange_rejects(data)?;
+        save(adam)?;
         Ok(Some(false))
     }
 }

@@ -9,9 +9,11 @@ use crate::hooks::{Hooks, Outcome, TrainOutput};
 use crate::log::LogRow;
 use crate::measure::{self, Measurement};
 use crate::monitor::{self, Monitor};
+use crate::optimizer::Moments;
 use crate::options::TrainOptions;
 use crate::step::{Step, Stepper};
 use crate::thread_ranks::BatchSplitter;
+use std::collections::BTreeMap;
 use std::time::Instant;
 use twinlens_model::Clip;
 use twinlens_pipeline::RunError;
@@ -23,6 +25,7 @@ pub(crate) struct Training<'a, 'h> {
     pub(crate) data: &'a dyn BatchSource,
     pub(crate) checkpoints: &'a Checkpoints,
     pub(crate) state: TrainState,
+    pub(crate) batches: BatchSplitter,
     pub(crate) hooks: Hooks<'h>,
 }
 
@@ -39,7 +42,7 @@ pub(crate) fn evaluation_is_due(step: u64, options: &TrainOptions) -> bool {
 
 impl Training<'_, '_> {
     /// `None` if the data ends before the steps do.
-    pub(crate) fn run(mut self, batches: BatchSplitter) -> Result<Option<Outcome>> {
+    pub(crate) fn run(mut self) -> Result<Option<Outcome>> {
         // The step of the newest checkpoint; step 0 need not be saved.
         let mut saved = self.state.adam.step;
         loop {
@@ -62,9 +65,12 @@ impl Training<'_, '_> {
                 self.save(&mut saved)?;
             }
             let started = Instant::now();
-            let Some(batch) = batches.next()? else {
-                // A later run may continue with more data.
-                self.save(&mut saved)?;
+            let Some(batch) = self.batches.next()? else {
+                // A later run may continue with more data. Other processes do not know of it, and
+                // send no part of the moments.
+                if self.hooks.processes.is_none() || !self.state.adam.is_divided() {
+                    self.save(&mut saved)?;
+                }
                 return Ok(None);
             };
             let step = self.stepper.step(&mut self.state.adam, &batch);
@@ -75,9 +81,12 @@ impl Training<'_, '_> {
     }
 
     fn finish(mut self) -> Result<TrainOutput> {
-        self.state.adam.gather()?;
-        let state = || continuation::to_bytes(self.stepper.clip, &self.state);
-        let state = self.options.keep_state.then(state).transpose()?;
+        let state = match self.options.keep_state {
+            true => Some(self.with_moments(|this, moments| {
+                continuation::to_bytes(this.stepper.clip, &this.state, moments)
+            })?),
+            false => None,
+        };
         let TrainState { log, measurements, ema, changes, .. } = self.state;
         Ok(TrainOutput { log, measurements, ema, state, changes })
     }
@@ -94,12 +103,26 @@ impl Training<'_, '_> {
         self.hooks.processes.map_or(Ok(()), |processes| processes.exchange_rejects(self.data))
     }
 
+    /// Calls `f` with the moments of all variables, to which the other ranks send theirs.
+    fn with_moments<T>(
+        &mut self,
+        f: impl FnOnce(&Self, &BTreeMap<String, Moments>) -> Result<T>,
+    ) -> Result<T> {
+        if self.state.adam.is_divided() {
+            self.batches.gather();
+        }
+        self.state.adam.copy_from_device()?;
+        let moments = self.state.adam.whole(self.stepper.ranks)?;
+        f(self, &moments)
+    }
+
     /// Writes a checkpoint unless the newest, of step `saved`, is of this step.
     fn save(&mut self, saved: &mut u64) -> Result<()> {
         let step = self.state.adam.step;
         if step != *saved {
-            self.state.adam.gather()?;
-            self.checkpoints.save(self.stepper.clip, &self.state)?;
+            self.with_moments(|this, moments| {
+                this.checkpoints.save(this.stepper.clip, &this.state, moments)
+            })?;
             *saved = step;
         }
         Ok(())

@@ -39,7 +39,7 @@ const COST: [Line; 14] = [
     ("towers, TFLOP", |c| c.cost.tower_flops / 1e12),
     ("comparison of pairs, TFLOP", |c| c.cost.loss_flops / 1e12),
     ("features sent, GB", |c| c.cost.gather_bytes / 1e9),
-    ("gradients sent, GB", |c| c.cost.reduce_bytes / 1e9),
+    ("gradients and weights sent, GB", |c| c.cost.reduce_bytes / 1e9),
     ("gradients to the host and back, GB", |c| c.cost.copy_bytes / 1e9),
 ];
 
@@ -104,7 +104,7 @@ fn column(args: &CostArgs, config: &ClipConfig, ranks: usize) -> Result<Column, 
         micro_batch: args.micro_batch.map(|pairs| pairs as usize),
         precision: args.precision,
         recompute: args.recompute,
-        shard_optimizer: false,
+        shard_optimizer: args.shard_optimizer,
     };
     let cost = query.step();
     let time = args.tflops.zip(args.gbps).map(|(tflops, gbps)| {

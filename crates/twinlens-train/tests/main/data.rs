@@ -140,6 +140,7 @@ fn train_options(steps: u64, batch_size: usize) -> TrainOptions {
         batch_size,
         micro_batch: None,
         ranks: 1,
+        shard_optimizer: false,
         lr: 1e-3,
         warmup: 0,
         adamw: AdamWOptions::default(),

@@ -194,6 +194,21 @@ fn ranks_and_micro_batches_give_the_same_training() {
     }
 }
 
+/// Each rank has a part of the moments, and nothing else changes: not a bit, not in a checkpoint,
+/// and not when the training goes on with undivided moments.
+#[test]
+fn divided_moments_give_the_same_bits() {
+    for (config, micro_batch, ranks) in [(config(), 16, 4), (config(), 3, 2), (resnet(), 4, 2)] {
+        let whole = TrainOptions { micro_batch: Some(micro_batch), ranks, ema: Some(0.9), ..options(8) };
+        let divided = TrainOptions { shard_optimizer: true, ..whole.clone() };
+        let expected = run_training(&config, &[], &whole, &[]);
+        assert!(run_training(&config, &[], &divided, &[]) == expected);
+        assert!(run_training(&config, &[], &divided, &[3, 5]) == expected);
+        let frozen = run_training(&config, &["visual"], &whole, &[]);
+        assert!(run_training(&config, &["visual"], &divided, &[2]) == frozen);
+    }
+}
+
 /// Steps are abandoned between micro-batches and repeated: with ranks, with a moving average of the
 /// weights, with a frozen tower, with running statistics.
 #[test]

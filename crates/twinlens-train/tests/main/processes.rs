@@ -122,12 +122,17 @@ fn last_checkpoint(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     kept.map(|(name, tensor)| (name, tensor.data().to_vec())).collect()
 }
 
-fn cases() -> [Case; 4] {
+fn cases() -> [Case; 5] {
     let all = TrainOptions { ema: Some(0.9), evaluate_every: Some(3), ..options(7) };
     [
         Case { config: config(), freeze: &[], options: TrainOptions { micro_batch: Some(2), ..all.clone() } },
         Case { config: config(), freeze: &["visual"], options: all.clone() },
         Case { config: resnet(), freeze: &[], options: TrainOptions { micro_batch: Some(2), ..options(5) } },
+        Case {
+            config: config(),
+            freeze: &[],
+            options: TrainOptions { shard_optimizer: true, micro_batch: Some(2), ..all },
+        },
         Case {
             config: ClipConfig { objective: Objective::CAPTION, ..config() },
             freeze: &[],
@@ -154,17 +159,19 @@ fn processes_make_the_training_of_threads() {
 /// Any rank may be asked to stop, between steps or within one; the next run goes on.
 #[test]
 fn an_interrupt_of_any_rank_is_a_checkpoint() {
-    let [case, ..] = cases();
+    let [case, .., divided, _] = cases();
     let dir = tempfile::tempdir().unwrap();
     let whole = on_processes(&case, dir.path(), 2, &|_| false).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for (rank, look) in [(1, 4), (0, 7), (1, 9)] {
-        let looks = AtomicUsize::new(0);
-        let stops = |asked: usize| asked == rank && looks.fetch_add(1, Relaxed) == look;
-        let stopped = on_processes(&case, dir.path(), 2, &stops).unwrap();
-        assert!(stopped.is_none(), "rank {rank} at look {look}");
+    for case in [case, divided] {
+        let dir = tempfile::tempdir().unwrap();
+        for (rank, look) in [(1, 4), (0, 7), (1, 9)] {
+            let looks = AtomicUsize::new(0);
+            let stops = |asked: usize| asked == rank && looks.fetch_add(1, Relaxed) == look;
+            let stopped = on_processes(&case, dir.path(), 2, &stops).unwrap();
+            assert!(stopped.is_none(), "rank {rank} at look {look}");
+        }
+        assert_eq!(on_processes(&case, dir.path(), 2, &|_| false).unwrap(), whole);
     }
-    assert_eq!(on_processes(&case, dir.path(), 2, &|_| false).unwrap(), whole);
 }
 
 /// The sums of another number of ranks round otherwise; all else is the same.

@@ -33,6 +33,7 @@ pub(crate) fn options(steps: u64) -> TrainOptions {
         batch_size: 16,
         micro_batch: None,
         ranks: 1,
+        shard_optimizer: false,
         lr: 3e-3,
         warmup: 5,
         adamw: AdamWOptions { clip_grad_norm: Some(1.0), ..AdamWOptions::default() },

@@ -30,6 +30,9 @@ pub(crate) struct CostArgs {
     /// With gradient checkpointing
     #[arg(long)]
     pub recompute: bool,
+    /// With the optimiser's moments divided among the ranks
+    #[arg(long)]
+    pub shard_optimizer: bool,
     /// Achieved (not peak) TFLOP/s of a rank; with --gbps, predicts times
     #[arg(long, value_name = "N", requires = "gbps", value_parser = positive)]
     pub tflops: Option<f64>,

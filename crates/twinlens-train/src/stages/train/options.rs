@@ -127,6 +127,11 @@ pub struct TrainStageOptions<E = Never> {
     /// their number changes sums by rounding alone). `--ranks` takes precedence. [default: 1]
     #[serde(skip_serializing_if = "RanksOption::are_processes")]
     pub(super) ranks: Option<Located<RanksOption>>,
+    /// Whether each rank keeps a part of the optimiser's moments alone (ZeRO, stage 1), and sends
+    /// the weights that it updates to the others: of n ranks each needs 8 / n bytes a parameter
+    /// for them instead of 8, and sends half as much again. It changes no result.
+    #[serde(default, skip_serializing)]
+    pub(super) shard_optimizer: bool,
     /// Gradient checkpointing: keep only the inputs of transformer blocks and recompute the rest in
     /// the backward pass. Needs less memory and more time. No effect on a ResNet or on a GPU.
     /// [default: false]
@@ -385,6 +390,7 @@ impl<E> TrainStageOptions<E> {
             batch_size: *self.batch_size,
             micro_batch: self.micro_batch.as_ref().map(|count| **count),
             ranks: self.rank_count().unwrap_or(1),
+            shard_optimizer: self.shard_optimizer,
             lr: *self.lr,
             warmup,
             adamw: AdamWOptions {

@@ -326,8 +326,13 @@ impl<E> Run<E> {
     ) -> Result<String, RunError> {
         let tokenizer = tokenizer.hash().map_err(model_error)?;
         // What changes no result may change before a training resumes.
-        let options =
-            TrainOptions { checkpoint_every: 0, prefetch_bytes: 0, keep_state: true, ..options.clone() };
+        let options = TrainOptions {
+            checkpoint_every: 0,
+            prefetch_bytes: 0,
+            keep_state: true,
+            shard_optimizer: false,
+            ..options.clone()
+        };
         let shuffled = self.training.options.shuffle_bytes;
         let identity = format!("{options:?}/{shuffled}/{config:?}/{tokenizer}");
         Ok(hex::encode(Sha256::digest(identity)))
