@@ -103,4 +103,20 @@ async fn a_poisoned_row_costs_one_restart_and_one_reject() {
         assert_eq!(rows("run").len(), PHOTOS - 1);
         assert_eq!(rows("run"), rows("healthy"), "{table}");
     }
+    // With `--isolate`, no restart: the process that dies is one that decodes.
+    let args = ["run", "poisoned.toml", "--dir", "isolated", "--isolate", "--progress", "never"];
+    let done = place.command(&args).env("TWINLENS_ABORT_ON", POISON).output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(!place.path("isolated/.inflight").exists());
+    let found = place.ask("isolated", rejects);
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (row, place) in found.iter().zip(["images,killed_the_process,", "photos,killed_the_process,"]) {
+        assert!(row.starts_with(place) && row.contains("it aborted"), "{row}");
+    }
+    for table in ["photos", "images"] {
+        let query = format!(
+            "select uid, caption, sha256, phash, width, encode(image['bytes'], 'hex') from {table} order by uid"
+        );
+        assert_eq!(place.ask("isolated", &query), place.ask("run", &query), "{table}");
+    }
 }

@@ -1,5 +1,9 @@
 //! Reasons to reject an image, each with a stable machine-readable code.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use crate::sniff::Format;
 
 /// Every code that [`ImageError::code`] can return, in the order of the checks.
@@ -13,6 +17,7 @@ pub const CODES: &[&str] = &[
     "aspect",
     "too_many_frames",
     "too_many_scans",
+    "too_costly",
     "truncated",
     "decode_failed",
     "decoder_panicked",
@@ -23,11 +28,11 @@ pub const CODES: &[&str] = &[
 ];
 
 /// Why an image was rejected. Except for [`ImageError::BadOptions`], the input bytes are at fault.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 pub enum ImageError {
     /// The bytes start like no image format (an HTML error page, JSON, an empty body).
     #[error("not an image: the bytes look like {0}")]
-    NotAnImage(&'static str),
+    NotAnImage(Cow<'static, str>),
     /// An image in a format, or using a feature of a format, that is not supported.
     #[error("{0} is not decoded")]
     UnsupportedFormat(String),
@@ -45,7 +50,7 @@ pub enum ImageError {
         /// The format by the first bytes.
         format: Format,
         /// What is wrong with the header.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// The header declares more pixels than [`crate::Limits::max_pixels`] (a decompression bomb, a
     /// poster).
@@ -96,6 +101,20 @@ pub enum ImageError {
         /// Number of scans.
         scans: u32,
     },
+    /// An AVIF that may take longer to decode than an image is worth.
+    #[error(
+        "{width} x {height} pixels of AV1 may take too long to decode: {values} million values, the limit is {limit}"
+    )]
+    TooCostly {
+        /// Declared width, in pixels.
+        width: u32,
+        /// Declared height, in pixels.
+        height: u32,
+        /// Millions of values, each of more than 8 bits counted twice.
+        values: u64,
+        /// The limit, in millions.
+        limit: u64,
+    },
     /// The file ends before its end marker.
     #[error("truncated {0}: the file ends before its end marker")]
     Truncated(Format),
@@ -115,9 +134,9 @@ pub enum ImageError {
         /// The panic message.
         message: String,
     },
-    /// A process died while it decoded these bytes, and so did another one that did nothing else.
-    #[error("a process that decoded this image died of it, twice")]
-    KilledTheProcess,
+    /// A process died while it decoded these bytes, and it did nothing else.
+    #[error("a process that decoded this image died of it: {0}")]
+    KilledTheProcess(String),
     /// The image cannot be resized or cropped as requested.
     #[error("cannot resize: {0}")]
     ResizeFailed(String),
@@ -147,10 +166,11 @@ impl ImageError {
             Self::Aspect { .. } => "aspect",
             Self::TooManyFrames { .. } => "too_many_frames",
             Self::TooManyScans { .. } => "too_many_scans",
+            Self::TooCostly { .. } => "too_costly",
             Self::Truncated(_) => "truncated",
             Self::DecodeFailed { .. } => "decode_failed",
             Self::DecoderPanicked { .. } => "decoder_panicked",
-            Self::KilledTheProcess => "killed_the_process",
+            Self::KilledTheProcess(_) => "killed_the_process",
             Self::ResizeFailed(_) => "resize_failed",
             Self::EncodeFailed { .. } => "encode_failed",
             Self::BadOptions(_) => "bad_options",

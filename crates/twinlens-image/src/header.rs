@@ -18,7 +18,7 @@ pub(crate) mod webp;
 use self::walk::Walk;
 use crate::error::ImageError;
 use crate::guard::catch_decoder_panic;
-use crate::limits::{Limits, MAX_SAMPLES, MAX_SCANS};
+use crate::limits::{Limits, MAX_AV1_VALUES, MAX_SAMPLES, MAX_SCANS};
 use crate::sniff::{Format, sniff};
 
 /// The declared properties of an encoded image.
@@ -48,15 +48,16 @@ pub struct Header {
 ///
 /// # Errors
 /// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`,
-/// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `too_many_scans`, `truncated`.
+/// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `too_many_scans`, `too_costly`,
+/// `truncated`.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     if bytes.len() as u64 > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len() as u64, limit: limits.max_bytes });
     }
     let format = match sniff(bytes) {
-        None if bytes.is_empty() => return Err(ImageError::NotAnImage("nothing: there are none")),
-        None => return Err(ImageError::NotAnImage("no known format")),
-        Some(format) if !format.is_image() => return Err(ImageError::NotAnImage(format.name())),
+        None if bytes.is_empty() => return Err(ImageError::NotAnImage("nothing: there are none".into())),
+        None => return Err(ImageError::NotAnImage("no known format".into())),
+        Some(format) if !format.is_image() => return Err(ImageError::NotAnImage(format.name().into())),
         Some(format) if !format.is_decodable() => {
             return Err(ImageError::UnsupportedFormat(format.name().to_owned()));
         }
@@ -83,7 +84,7 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
 fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
     let (width, height) = (walk.width, walk.height);
     if width == 0 || height == 0 {
-        return Err(ImageError::BadHeader { format, reason: "a side of zero pixels" });
+        return Err(ImageError::BadHeader { format, reason: "a side of zero pixels".into() });
     }
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, limit: limits.max_pixels });
@@ -100,6 +101,10 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
     }
     if walk.scans > MAX_SCANS || walk.samples > MAX_SAMPLES {
         return Err(ImageError::TooManyScans { width, height, scans: walk.scans });
+    }
+    if walk.av1_values > MAX_AV1_VALUES {
+        let [values, limit] = [walk.av1_values, MAX_AV1_VALUES].map(|values| values.div_ceil(1_000_000));
+        return Err(ImageError::TooCostly { width, height, values, limit });
     }
     if !walk.complete {
         return Err(ImageError::Truncated(format));

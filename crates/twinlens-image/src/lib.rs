@@ -57,6 +57,7 @@
 //! | BMP with channels of odd widths | `unsupported_format` |
 //! | JPEG: arithmetic, lossless, 12-bit; scans of some components; subsampled CMYK | `unsupported_format` |
 //! | JPEG of more than 100 scans, or whose scans visit more than a billion samples | `too_many_scans` |
+//! | AVIF of more than 48 million values, those of more than 8 bits counted twice | `too_costly` |
 //! | PNG of more than 100,000 chunks, JPEG of more than 1,000 tables of codes | `bad_header` |
 //!
 //! Of damage in between, PNG reveals nearly all by checksums, JPEG some by invalid codes, lossy
@@ -64,9 +65,8 @@
 //!
 //! With the default limits, an image that is not rejected costs at most two seconds of a core and
 //! the memory of [`Header::decode_bytes`] and 64 MiB: a test holds bombs of every format to it. The
-//! exceptions are a lossless WebP of 65,536 groups of codes, with 2.2 seconds, a TIFF of 50
-//! megapixels of 16-bit RGBA, with 2.4, and AVIF, of which a megapixel of noise may cost a quarter
-//! of a second.
+//! exceptions are a lossless WebP of 65,536 groups of codes, with 2.2 seconds, and a TIFF of 50
+//! megapixels of 16-bit RGBA, with 2.4.
 //!
 //! Every value is that of Pillow, for the rule `open_clip`: tests compare the structures that an
 //! image of each format may have.
@@ -91,6 +91,7 @@ mod modes;
 mod preprocess;
 mod process;
 mod raw;
+mod remote;
 mod repair;
 mod resample;
 mod resize;
@@ -110,6 +111,7 @@ pub use limits::Limits;
 pub use modes::ImageModes;
 pub use preprocess::{CLIP_MEAN, CLIP_STD, CropOrigin, Preprocess, ResizeRule, SquareCrop};
 pub use process::{ProcessedImage, process};
+pub use remote::{DecodeRequest, RemoteDecoder, decode_remotely, write_answer};
 pub use repair::{Repaired, repair};
 pub use resample::{Filter, resize, resize_reference};
 pub use resize::{Resize, ResizeMode};

@@ -12,6 +12,11 @@ pub(crate) const MAX_SCANS: u32 = 100;
 /// core at worst. A progressive photograph of 50 megapixels visits 700 million.
 pub(crate) const MAX_SAMPLES: u64 = 1_000_000_000;
 
+/// Maximum number of values of an AV1 frame, each of more than 8 bits counted twice: about two
+/// seconds of one core at worst, if they are noise. A photograph of 32 megapixels (8 bits, 4:2:0)
+/// has as many.
+pub(crate) const MAX_AV1_VALUES: u64 = 48_000_000;
+
 /// Limits on one image. All are checked against the encoded bytes and the header, before decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -43,6 +48,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// No limits, for an image that has passed others.
+    pub fn none() -> Self {
+        Self {
+            max_bytes: u64::MAX,
+            max_pixels: u64::MAX,
+            min_side: 1,
+            max_aspect: f64::MAX,
+            max_frames: u32::MAX,
+        }
+    }
+
     /// Rejects limits that no image can meet.
     ///
     /// # Errors

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A file format recognised by its magic bytes. Only [decodable](Format::is_decodable) formats
 /// become pixels; the others name what was served instead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the formats' own")]
 pub enum Format {
     Jpeg,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{InitArgs, ShowArgs};
+pub(crate) use reference::{CompletionsArgs, HelpArgs, ManArgs, SchemaArgs, SetsArgs, StagesArgs};
 pub(crate) use training::{CostArgs, RanksArgs};
 pub(crate) use values::{
     ExportFormat, LogFormat, ModelFormat, PlanFormat, ProgressMode, RanksMode, RowFormat, VerifyMode,
@@ -13,6 +14,7 @@ pub(crate) use values::{
 use values::{duration, size};
 
 mod data;
+mod reference;
 mod training;
 mod values;
 
@@ -205,6 +207,9 @@ pub(crate) struct WorkArgs {
     /// Memory limit of fetching and decoding, in addition to --memory
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     pub bytes_in_flight: usize,
+    /// Decode images in processes that can do nothing else
+    #[arg(long)]
+    pub isolate: bool,
     /// Format of messages on stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -230,6 +235,9 @@ pub(crate) struct EngineArgs {
     /// When to compare what is read of the run's shards with their checksums; models always are
     #[arg(long, value_name = "WHEN", default_value = "always")]
     pub verify: VerifyMode,
+    /// Decode images in processes that can do nothing else [default: as `isolate` in the file]
+    #[arg(long)]
+    pub isolate: bool,
     /// Progress lines on stderr
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: ProgressMode,
@@ -502,67 +510,6 @@ pub(crate) struct ExportArgs {
     /// Format of messages on stderr
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-}
-
-/// Lists the kinds of stages, or the options of one with an example
-#[derive(Debug, Args)]
-pub(crate) struct StagesArgs {
-    /// The kind to describe
-    pub kind: Option<String>,
-}
-
-/// Lists the evaluation sets, or describes one with its templates, classes and source
-#[derive(Debug, Args)]
-pub(crate) struct SetsArgs {
-    /// The set to describe, or the path of a file that declares one (`*.toml`)
-    pub name: Option<String>,
-    /// Also show where the data of each set are in this directory
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-}
-
-/// Lists the contracts (table schemas), or prints one as JSON
-///
-/// `schema views` describes the SQL views over a run. `schema pipeline` prints the JSON Schema of
-/// pipeline files, `schema evaluation-set` that of files that declare an evaluation set. Editors
-/// complete and check them with it: put `#:schema PATH` in the first line of the file.
-#[derive(Debug, Args)]
-pub(crate) struct SchemaArgs {
-    /// Name of a contract, `pipeline`, `evaluation-set` or `views`
-    #[arg(conflicts_with = "write")]
-    pub name: Option<String>,
-    /// Write all schemas to this directory
-    #[arg(long, value_name = "DIR")]
-    pub write: Option<PathBuf>,
-}
-
-/// Prints a script that completes commands and options in a shell
-///
-/// For bash: `twinlens completions bash > ~/.local/share/bash-completion/completions/twinlens`. For
-/// zsh, write it to a file `_twinlens` in a directory of `$fpath`; for fish, to
-/// `~/.config/fish/completions/twinlens.fish`.
-#[derive(Debug, Args)]
-pub(crate) struct CompletionsArgs {
-    /// The shell
-    pub shell: clap_complete::Shell,
-}
-
-/// Prints the manual page, or writes those of all commands to a directory
-#[derive(Debug, Args)]
-pub(crate) struct ManArgs {
-    /// Write `twinlens.1` and a page for each command to this directory
-    #[arg(long, value_name = "DIR")]
-    pub write: Option<PathBuf>,
-}
-
-/// Shows a page of the guide, or the help text of a command
-///
-/// Without NAME, it lists the subjects of the guide and the commands.
-#[derive(Debug, Args)]
-pub(crate) struct HelpArgs {
-    /// A subject or a command
-    #[arg(value_name = "NAME")]
-    pub subject: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -31,10 +31,15 @@ const NO_SLOT: u32 = u32::MAX;
 /// Bytes at both ends of an image by which it is known again.
 const END: usize = 4096;
 /// In debug builds: an image that holds the value of this variable aborts its process. For tests.
-const ABORT_ON: &str = "TWINLENS_ABORT_ON";
+pub(crate) const ABORT_ON: &str = "TWINLENS_ABORT_ON";
 
-/// Whether the program of this process is one that [`trial`] is called by.
+/// Whether the program of this process is one that calls [`trial`].
 static CAN_TRY: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process can start its own program to decode images.
+pub(crate) fn can_start_itself() -> bool {
+    CAN_TRY.load(Ordering::Relaxed)
+}
 
 /// What an image is known by: checksums of both ends, and its length. Another image with the same
 /// key is only tried in vain.
@@ -68,7 +73,7 @@ impl Notes {
     /// Notes in a folder from now on what this process decodes.
     pub(crate) fn watch(folder: &Path) -> Arc<Self> {
         let opened = OnceLock::new();
-        if !CAN_TRY.load(Ordering::Relaxed) {
+        if !can_start_itself() {
             // Another program, such as Python, cannot be started to decode one image.
             let _ = opened.set(None);
         }
@@ -262,20 +267,14 @@ pub(crate) fn trial() -> Option<ExitCode> {
     }
     abort_on_marked(&bytes);
     // The process that asks has checked the header.
-    let limits = Limits {
-        max_bytes: u64::MAX,
-        max_pixels: u64::MAX,
-        max_aspect: f64::MAX,
-        max_frames: u32::MAX,
-        ..Limits::default()
-    };
+    let limits = Limits::none();
     // What is refused did not kill.
     let _ = decode_as(&bytes, &limits, ImageModes::White);
     let _ = decode_as(&bytes, &limits, ImageModes::OpenClip);
     Some(ExitCode::SUCCESS)
 }
 
-fn abort_on_marked(bytes: &[u8]) {
+pub(crate) fn abort_on_marked(bytes: &[u8]) {
     if cfg!(debug_assertions)
         && let Ok(mark) = std::env::var(ABORT_ON)
         && bytes.windows(mark.len().max(1)).any(|part| part == mark.as_bytes())

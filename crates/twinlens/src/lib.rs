@@ -28,6 +28,11 @@ mod export;
 mod help;
 mod hub;
 mod in_flight;
+#[cfg(unix)]
+mod isolation;
+#[cfg(not(unix))]
+#[path = "isolation/absent.rs"]
+mod isolation;
 mod init;
 mod location;
 mod logging;
@@ -93,7 +98,7 @@ pub fn registry() -> Registry {
 /// Sets process-wide state: the panic hook, signal handlers, and options of the allocator. Call it
 /// once, before other threads start, and return its result from `main`.
 pub fn main(registry: Registry) -> ExitCode {
-    if let Some(exit) = in_flight::trial() {
+    if let Some(exit) = isolation::decoder_process().or_else(in_flight::trial) {
         return exit;
     }
     allocator::init();

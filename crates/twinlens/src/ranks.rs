@@ -21,6 +21,7 @@ use twinlens_ranks::{Launch, Meeting, RankError, Transport};
 use crate::cli::{RanksArgs, RanksMode, RunArgs};
 use crate::errors::Failure;
 use crate::in_flight::Notes;
+use crate::isolation::Isolation;
 use crate::scratch::Scratch;
 use crate::signals::GRACE;
 use crate::work::say;
@@ -145,6 +146,7 @@ pub(crate) fn follow(
         observer: Arc::new(Silent),
         learn: secrets::learn,
     };
+    let _isolation = Isolation::begin(args.engine.isolate || pipeline.isolate)?;
     Notes::watch(&scratch.folder);
     let followed = runtime::block_on(Some(ranks.threads), async {
         Ok(rank_jobs::follow(ranks, &builder, &cancel).await?)

@@ -22,6 +22,7 @@ use crate::cli::{EngineArgs, RunArgs, SharingArgs, VerifyMode};
 use crate::continued::Request;
 use crate::errors::{Exit, Failure};
 use crate::in_flight::Notes;
+use crate::isolation::Isolation;
 use crate::location::run_dir;
 use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
@@ -92,6 +93,7 @@ pub(crate) fn run_watched<T>(
     work: impl AsyncFnOnce(&Settings, Arc<dyn Observer>, CancellationToken) -> Result<T, Failure>,
 ) -> Result<Completed<T>, Failure> {
     let watcher = watcher(engine, settings, pipeline)?;
+    let _isolation = Isolation::begin(engine.isolate || pipeline.isolate)?;
     let notes = Notes::watch(&settings.dir.local_path());
     let done = run_supervised(watcher, settings.threads, async |watcher, cancel| {
         with_sites(pipeline, settings, async |settings| work(settings, watcher, cancel).await).await

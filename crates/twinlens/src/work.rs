@@ -16,6 +16,7 @@ use twinlens_pipeline::{Clock, Registry};
 use crate::cli::{LogFormat, WorkArgs};
 use crate::errors::Failure;
 use crate::in_flight::Notes;
+use crate::isolation::Isolation;
 use crate::scratch::Scratch;
 use crate::signals::GRACE;
 use crate::text::{counted, printable, shell_quote};
@@ -60,6 +61,7 @@ pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failur
     let shown = args.dir.clone();
     let on_event = Arc::new(move |event: &WorkEvent| report(format, event, &shown));
     let worker = Worker { builder, idle: args.idle, slots: args.splits.into(), on_event };
+    let _isolation = Isolation::begin(args.isolate)?;
     Notes::watch(&scratch.folder);
     let made = runtime::block_on(Some(threads), async { Ok(worker.work(&cancel).await?) })?;
     say(format, &json!({ "event": "work_finished", "splits": made }), || {

@@ -65,6 +65,7 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
     let converting = values + 2 + 4;
     let per_pixel = decoding.max(converting) + OTHER_BYTES_PER_PIXEL;
     Ok(Walk {
+        av1_values: grids.iter().flatten().map(|grid| grid.values()).sum(),
         frames: avif.frames,
         // The decoder's copy of a stream, and streams that lie in pieces.
         other_bytes: (2 * longest + joined) as u64 + (coded - pixels.min(coded)) * per_pixel,
@@ -108,6 +109,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Avif<'_>, Fault> {
 impl Grid<'_> {
     fn coded_pixels(&self) -> u64 {
         self.tiles.len() as u64 * u64::from(self.tile_width) * u64::from(self.tile_height)
+    }
+
+    /// The values to decode, each of more than 8 bits counted twice.
+    fn values(&self) -> u64 {
+        let values = self.coded_pixels().saturating_mul(self.values_of_two_pixels()) / 2;
+        values.saturating_mul(if self.sequence.depth > 8 { 2 } else { 1 })
     }
 
     fn values_of_two_pixels(&self) -> u64 {

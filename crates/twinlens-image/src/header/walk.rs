@@ -17,6 +17,8 @@ pub(super) struct Walk {
     pub(super) length: usize,
     pub(super) scans: u32,
     pub(super) samples: u64,
+    /// Of an AVIF: its values, each of more than 8 bits counted twice.
+    pub(super) av1_values: u64,
 }
 
 impl Walk {
@@ -32,6 +34,7 @@ impl Walk {
             length: 0,
             scans: 1,
             samples: 0,
+            av1_values: 0,
         }
     }
 }
@@ -50,7 +53,7 @@ impl Fault {
     pub(crate) fn into_error(self, format: Format) -> ImageError {
         match self {
             Self::Truncated => ImageError::Truncated(format),
-            Self::Damaged(reason) => ImageError::BadHeader { format, reason },
+            Self::Damaged(reason) => ImageError::BadHeader { format, reason: reason.into() },
             Self::Unsupported(what) => ImageError::UnsupportedFormat(what.to_owned()),
         }
     }

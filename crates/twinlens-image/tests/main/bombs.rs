@@ -78,7 +78,9 @@ fn bombs_stay_within_their_budgets() {
 /// AVIF is decoded on a thread of its own, which counts for itself: each bomb gets a process.
 #[test]
 fn avif_bombs_stay_within_their_budgets() {
-    let (table, wrong) = explode_avif(size(), if is_largest() { 20.0 } else { 2.0 });
+    // The largest that may be decoded, of 12 bits in three planes of full size.
+    let size = if is_largest() { Size { side: 2824, ..size() } } else { size() };
+    let (table, wrong) = explode_avif(size, if is_largest() { 2.5 } else { 2.0 });
     println!("{table}");
     assert!(wrong.is_empty(), "{}\nof\n{table}", wrong.concat());
     assert!(table.matches("decoded").count() * 2 > AVIF_BOMBS.len(), "{table}");
@@ -108,6 +110,15 @@ fn explode_avif(size: Size, seconds: f64) -> (String, Vec<String>) {
         table += &line;
     }
     (table, wrong)
+}
+
+/// A larger one is refused by its header.
+#[test]
+fn avif_that_may_cost_too_much_is_refused() {
+    let bomb = |side| AVIF_BOMBS[0].1(Size { side, length: 1000 });
+    let limits = Limits::default();
+    assert!(probe(&bomb(2824), &limits).is_ok());
+    assert_eq!(probe(&bomb(2832), &limits).unwrap_err().code(), "too_costly");
 }
 
 /// Decodes the bomb that `TWINLENS_AVIF_BOMB` names by number, side and length, or a small one, and

@@ -50,6 +50,10 @@ pub(crate) struct Head {
     /// 3. Without it, a stage of which all rows are rejected ends the run with 3.
     #[serde(default)]
     pub(crate) max_reject_share: Option<Located<f64>>,
+    /// Whether images are decoded in processes that can do nothing else and have limits on memory
+    /// and time. It changes no result.
+    #[serde(default)]
+    pub(crate) isolate: bool,
     /// Names of parameters of URLs whose values are secret, beside the usual ones (`token`, `sig`,
     /// `X-Amz-Signature`).
     #[serde(default)]
@@ -119,6 +123,7 @@ impl Check<'_> {
                 nodes: nodes.into_iter().map(Arc::new).collect(),
                 tests,
                 max_reject_share: head.max_reject_share.map(|share| *share.value()),
+                isolate: head.isolate,
                 written: None,
                 secrets: Arc::new(strings.secrets.clone()),
             }),

@@ -38,6 +38,8 @@ pub struct Pipeline {
     /// The most rejected rows, as a share of the rows in, before a finished run exits with 3.
     /// `None`: a stage of which all rows are rejected ends the run.
     pub max_reject_share: Option<f64>,
+    /// Whether images are decoded in processes that can do nothing else.
+    pub isolate: bool,
     /// What it was checked from; `None` for a pipeline of values.
     pub written: Option<Written>,
     /// What must be in no file and no message.
@@ -125,6 +127,11 @@ impl Node {
     /// The input whose rows it transforms.
     pub(crate) fn rows_input(&self) -> Option<&NodeInput> {
         self.inputs.get(self.plan.rows?)
+    }
+
+    /// The input of which rows are taken over.
+    pub(crate) fn growing_input(&self) -> Option<&NodeInput> {
+        self.inputs.get(self.plan.rows.or(self.plan.grows)?)
     }
 
     /// The inputs that it reads as tables, in the order of their handles.
