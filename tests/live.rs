@@ -38,13 +38,22 @@ fn a_training_without_a_terminal_is_seen_at_once() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let run = ["run", "pipeline.toml", "--dir", "run", "--metrics", &address, "--tensorboard", "curves"];
-    let mut child = place.command(&run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_twinlens")).args(run).current_dir(place.folder());
+    command.env("HOME", place.folder()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
     let live = place.path("run/.live/clip.jsonl");
-    while !fs::read_to_string(&live).is_ok_and(|text| text.lines().count() > 50) {
-        assert!(Instant::now() < deadline, "no steps in {}", live.display());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let steps = || fs::read_to_string(&live).map_or(0, |text| text.lines().count());
+    let wait_for = |count: usize| {
+        while steps() < count {
+            assert!(Instant::now() < deadline, "no steps in {}", live.display());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for(1);
+    let first = Instant::now();
+    wait_for(51);
     let status = place.done(&["status", "run"]);
     assert!(status.contains("running in process") && status.contains("clip  train  step "), "{status}");
     let rows = place.ask("run", "select count(*) > 50, min(step), min(loss) >= 0 from live_steps");
@@ -53,6 +62,10 @@ fn a_training_without_a_terminal_is_seen_at_once() {
     assert!(view.contains("> clip ") && view.contains("  loss ") && view.contains("+ words"), "{view}");
     let text = metrics(&address).unwrap();
     assert!(text.contains("twinlens_train_loss{stage=\"clip\",kind=\"train\"} "), "{text}");
+    let curves =
+        fs::read_dir(place.path("curves/clip")).unwrap().next().unwrap().unwrap().metadata().unwrap();
+    assert!(curves.len() > 1000, "{} bytes of curves", curves.len());
+    assert!(first.elapsed() < Duration::from_secs(10), "all of it was seen after {:?}", first.elapsed());
 
     let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(stopped.unwrap().success());

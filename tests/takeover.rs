@@ -170,3 +170,100 @@ fn a_parquet_file_that_grows_is_an_input_that_grows() {
     }
     assert_eq!(requested, ["/40.png"]);
 }
+
+const VECTORS: &str = r#"
+name = "vectors"
+[stages.base]
+kind = "folder"
+folders = ["base"]
+[stages.words]
+kind = "tokenizer"
+input = "base"
+vocab_size = 300
+[stages.clip]
+kind = "train"
+input = "base"
+tokenizer = "words"
+steps = 1
+batch_size = 8
+model = { embed = 16, vision = { image_size = 32, patch = 16, width = 32, layers = 2, heads = 2 }, text = { context = 12, width = 32, layers = 2, heads = 2 } }
+[stages.photos]
+kind = "folder"
+folders = ["photos"]
+[stages.vectors]
+kind = "embed"
+input = "photos"
+model = "clip"
+captions = "caption"
+text_embeddings = true
+split_rows = 16
+batch_size = 8
+"#;
+
+/// One more image is encoded alone. The rows that were taken over have the bits of before, the
+/// others those of a run from nothing but for rounding: products depend on the batch by a bit.
+#[test]
+fn one_more_image_is_embedded_alone() {
+    let place = Place::new();
+    place.write("vectors.toml", VECTORS);
+    let photo = |folder: &str, number: u32, caption: &str| {
+        fs::create_dir_all(place.path(folder)).unwrap();
+        fs::write(place.path(&format!("{folder}/{number:03}.png")), png(20 + number, 30)).unwrap();
+        place.write(&format!("{folder}/{number:03}.txt"), caption);
+    };
+    (0..12).for_each(|number| photo("base", number, "a thing"));
+    (0..40)
+        .filter(|number| *number != 17)
+        .for_each(|number| photo("photos", number, &format!("photo {number}")));
+    let run = |dir: &str, set: &[&str]| {
+        let args = ["run", "vectors.toml", "--progress", "never", "--dir", dir];
+        place.done(&[&args[..], set].concat())
+    };
+    let rows = |dir: &str, columns: &str| {
+        let columns =
+            format!("{columns}, array_to_string(embedding, ' '), array_to_string(text_embedding, ' ')");
+        place.ask(dir, &format!("select {columns} from vectors order by uid"))
+    };
+    let exact = |dir: &str| rows(dir, "uid, caption, image_sha256, clip_score, embedding_model");
+    run("run", &[]);
+    let before = exact("run");
+    assert_eq!(before.len(), 39);
+    let assert_close = || {
+        let [taken, made] = ["run", "nothing"].map(|dir| rows(dir, "uid, clip_score"));
+        assert_eq!(taken.len(), made.len());
+        for (taken, made) in taken.iter().zip(&made) {
+            let numbers = |row: &str| -> Vec<f64> {
+                row[33..].split([',', ' ']).map(|number| number.parse().unwrap()).collect()
+            };
+            assert_eq!(taken[..33], made[..33]);
+            let pairs = numbers(taken).into_iter().zip(numbers(made));
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6), "{taken}\n{made}");
+        }
+    };
+
+    photo("photos", 17, "one more");
+    let said = run("run", &[]);
+    assert!(said.contains("vectors: 39 rows are taken over from `vectors@1`"), "{said}");
+    let after = exact("run");
+    assert_eq!(before.iter().filter(|row| after.contains(row)).count(), 39);
+    run("nothing", &[]);
+    assert_close();
+
+    // Another caption is another row; another option takes nothing over.
+    photo("photos", 30, "another text");
+    let said = run("run", &[]);
+    assert!(said.contains("vectors: 39 rows are taken over"), "{said}");
+    run("nothing", &["--fresh"]);
+    assert_close();
+    // The run has a tokenizer, so captions have lengths in tokens.
+    let counted = "select min(token_count(caption)), max(token_count(caption, 'words')) from photos";
+    let counts = place.ask("run", counted);
+    let counts: Vec<u32> = counts[0].split(',').map(|count| count.parse().unwrap()).collect();
+    assert!(3 <= counts[0] && counts[0] < counts[1] && counts[1] < 20, "{counts:?}");
+    place.done(&["export", "run/photos", "out", "--to", "parquet"]);
+    let card = fs::read_to_string(place.path("out/README.md")).unwrap();
+    assert!(card.contains(&format!("the longest has {}.", counts[1])), "{card}");
+    photo("photos", 50, "the last");
+    let said = run("run", &["--set", "vectors.dtype=f16"]);
+    assert!(!said.contains("taken over"), "{said}");
+}

@@ -34,23 +34,23 @@ impl Clip {
 
     /// Features `[batch, embed]` of `pixels` (`[batch, 3, size, size]`, f32, normalised by
     /// channel), of unit length if the objective embeds texts too. In main memory, wherever the
-    /// model is. Builds no graph. On a CPU, the features of an image do not depend on the others.
+    /// model is. Builds no graph.
     ///
     /// # Errors
     /// `Input` if shape or type do not match the configuration.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
-        never_alone(pixels, |pixels| self.image_features(pixels, Pass::Evaluate))
+        Ok(self.image_features(pixels, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
     /// Unit-length features `[batch, embed]` of token `ids` (`[batch, up to context]`, u32), read
     /// at each text's highest id: its end token. In main memory, wherever the model is. Builds no
-    /// graph. On a CPU, the features of a text do not depend on the others.
+    /// graph.
     ///
     /// # Errors
     /// `Input` if shape, type or an id do not match the configuration, or the objective embeds no
     /// texts.
     pub fn encode_text(&self, ids: &Tensor) -> Result<Tensor> {
-        never_alone(ids, |ids| self.text_features(ids, Pass::Evaluate))
+        Ok(self.text_features(ids, Pass::Evaluate)?.to_device(&Device::Cpu)?)
     }
 
     /// The scalar loss of a batch of pairs, with its graph, on which `backward` may be called once.
@@ -222,12 +222,4 @@ impl Clip {
 
 fn describe(tensor: &Tensor) -> String {
     format!("{:?} of {}", tensor.dims(), tensor.dtype().as_str())
-}
-
-/// Encodes a batch of one as a batch of two: the products of a single row are summed in another
-/// order, so that it would have other bits than among others.
-fn never_alone(batch: &Tensor, encode: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let rows = batch.dim(0)?;
-    let features = if rows == 1 { encode(&Tensor::cat(&[batch, batch], 0)?)? } else { encode(batch)? };
-    Ok(features.narrow(0, 0, rows)?.contiguous()?.to_device(&Device::Cpu)?)
 }

@@ -66,6 +66,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Whether rows are taken over from a dataset that was made from fewer; `None`: never.
     pub takes_over: Option<TakesOver>,
+    /// Of a job that takes rows over: the port of the table that may grow.
+    pub grows: Option<usize>,
     /// How many generations of its dataset are kept; 0 means 1, the current one.
     pub generations: usize,
     /// Whether several processes can do its job together, and what its options say of them.
@@ -439,6 +441,13 @@ impl Ports<'_> {
     /// inputs: if only that input changes, the rows that it still has are taken over.
     pub fn takes_over(&mut self, how: TakesOver) {
         self.plan.takes_over = Some(how);
+    }
+
+    /// A job takes rows over itself, from [`Output::earlier`](crate::Output::earlier), if only this
+    /// table changes.
+    pub fn takes_over_of(&mut self, input: &TableInput) {
+        self.plan.takes_over = Some(TakesOver::Costly(&[]));
+        self.plan.grows = Some(input.port);
     }
 
     /// How many generations of the dataset are kept, the current one included: what took long to

@@ -22,6 +22,7 @@ use crate::location::parse_location;
 use crate::progress::Watcher;
 use crate::run::run_supervised;
 use crate::runtime;
+use crate::sql::token_count;
 use crate::text::{bytes, counted, seconds, shell_quote};
 
 /// Memory limit for counting the card's domains, beyond which DataFusion spills to disk.
@@ -56,6 +57,7 @@ pub(crate) fn execute(args: &ExportArgs, registry: &Registry) -> Result<(), Fail
     let runtime = session::runtime(MEMORY, &std::env::temp_dir())?;
     let session = SessionContext::new_with_config_rt(session::config(cores, 8192), runtime);
     registry.install(&session);
+    session.register_udf(token_count::function(&source.run));
 
     let watcher = Watcher::new(args.progress, args.log_format, [stage.as_str()].into_iter());
     let done = run_supervised(watcher, cores, async |watcher, cancel| {

@@ -22,6 +22,8 @@ use crate::types;
 
 /// File name of the card.
 pub const FILE: &str = "README.md";
+/// The SQL function that counts the tokens of a text.
+const TOKEN_COUNT: &str = "token_count";
 /// Most listed licences, domains or files.
 const MAX_LISTED: usize = 20;
 /// Names of licences on the hub.
@@ -126,6 +128,17 @@ pub(super) struct Counts {
     pub domains: Vec<(Option<String>, u64)>,
     /// Number of hosts.
     pub hosts: u64,
+    /// The lengths of captions in tokens, if the session has the function `token_count`.
+    pub tokens: Option<Tokens>,
+}
+
+/// Lengths of captions in tokens, with the start and the end token.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub median: i64,
+    /// 95% have at most so many.
+    pub most: i64,
+    pub longest: i64,
 }
 
 /// Counts licences and page domains; `rows` brings the session.
@@ -149,7 +162,37 @@ pub(super) async fn counts(rows: DataFrame) -> Result<Counts, DatasetError> {
         counts.hosts = groups.clone().filter(col("value").is_not_null())?.count().await? as u64;
         counts.domains = top(groups, MAX_LISTED).await?;
     }
+    if has("caption") && rows.task_ctx().scalar_functions().contains_key(TOKEN_COUNT) {
+        counts.tokens = tokens(rows).await?;
+    }
     Ok(counts)
+}
+
+/// The lengths of captions; `None` without captions or without a tokenizer.
+async fn tokens(rows: DataFrame) -> Result<Option<Tokens>, DatasetError> {
+    // A run need not have a tokenizer.
+    let Ok(lengths) = count_by(&rows, &format!("{TOKEN_COUNT}(caption)")) else { return Ok(None) };
+    let lengths = lengths.filter(col("value").is_not_null())?.sort(vec![col("value").sort(true, false)])?;
+    let Ok(batches) = lengths.collect().await else { return Ok(None) };
+    let mut counted: Vec<(i64, i64)> = Vec::new();
+    for batch in &batches {
+        let [values, rows] = [0, 1].map(|column| batch.column(column).as_primitive::<Int64Type>());
+        counted.extend(values.values().iter().copied().zip(rows.values().iter().copied()));
+    }
+    let all: i64 = counted.iter().map(|(_, rows)| rows).sum();
+    // The smallest length that this share of the captions does not exceed.
+    let within = |percent: i64| {
+        let mut seen = 0;
+        counted.iter().find(|(_, rows)| {
+            seen += rows;
+            100 * seen >= percent * all
+        })
+    };
+    let (Some((median, _)), Some((most, _)), Some((longest, _))) = (within(50), within(95), counted.last())
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Tokens { median: *median, most: *most, longest: *longest }))
 }
 
 /// Counts the rows by the value of an expression.
@@ -200,6 +243,7 @@ impl Card<'_> {
             self.columns(),
             self.stages(),
             self.licences(),
+            self.tokens(),
             self.domains(),
             self.hashes(),
         ];
@@ -298,6 +342,14 @@ impl Card<'_> {
             }
         }
         text
+    }
+
+    fn tokens(&self) -> String {
+        let Some(Tokens { median, most, longest }) = &self.counts.tokens else { return String::new() };
+        format!(
+            "## Lengths of captions\n\nIn tokens of the pipeline's tokenizer, with the start and the end token: \
+             the median is {median}, 95% have at most {most}, the longest has {longest}.\n"
+        )
     }
 
     fn domains(&self) -> String {

@@ -5,6 +5,7 @@
 //! kill. Within a split the model gets full batches, so that the output depends neither on the
 //! number of threads nor on memory.
 
+mod earlier;
 mod options;
 mod pass;
 
@@ -26,6 +27,7 @@ use crate::images::ImageSource;
 use crate::model::{self, Model};
 use crate::options::{check_limits, check_positive};
 use crate::vectors::{CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
+use earlier::Earlier;
 pub use options::Embed;
 use pass::Pass;
 
@@ -69,6 +71,7 @@ where = "clip_score > 0.25"
         let main = schema.zip(width).map(|(schema, width)| options.schema(&schema, width));
         ports.output(main, SortKey::AsGiven);
         ports.rejects(contracts::pair_texts());
+        ports.takes_over_of(&input);
         Some(Work::job(EmbedJob { options, input, model }))
     }
 }
@@ -197,18 +200,26 @@ impl Job for EmbedJob {
         let width =
             main.field_with_name(EMBEDDING).ok().and_then(|field| crate::vectors::width(field.data_type()));
         check_model(options, &model, width.unwrap_or_default())?;
+        let mut earlier = Earlier::open(output.earlier(), options, cx.bytes_in_flight / 4)?;
         for number in splits {
             let range = number * *options.split_rows..rows.min((number + 1) * *options.split_rows);
             let split = output.split(number, format!("{} rows {}..{}", data.name, range.start, range.end));
             let (stage, cx, data) = (options.clone(), cx.clone(), data.clone());
             // Long computations would block the threads that handle Ctrl-C.
             let work = twinlens_pipeline::blocking(move || {
-                let split = Pass::new(&stage, &cx, &data, &model, split).run(range)?;
-                Ok::<_, RunError>((model, split))
+                let pass = Pass::new(&stage, &cx, &data, (&model, earlier.as_mut()), split);
+                let split = pass.run(range)?;
+                Ok::<_, RunError>((model, earlier, split))
             });
-            let (back, split) = work.await??;
-            model = back;
+            let split;
+            (model, earlier, split) = work.await??;
             output.commit(split).await?;
+        }
+        if let Some(Earlier { taken: 1.., .. }) = &earlier
+            && let Some(from) = output.earlier()
+        {
+            let taken = earlier.map_or(0, |earlier| earlier.taken);
+            cx.progress.note(format!("{taken} rows are taken over from `{}`", from.location().name()));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One split of an `embed` stage: reads a range of rows, decodes and encodes their images, and
 //! writes the rows with their embeddings.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use candle_core::{Device, Tensor};
 use twinlens_dataset::{MAIN, SplitWriter};
 use twinlens_pipeline::{InputData, RunContext, RunError};
 
+use super::earlier::{Earlier, Known};
 use super::options::Embed;
 use crate::error::EvalError;
 use crate::images::{Chunk, DecodeOptions, Examples, ImageSource};
@@ -30,12 +32,17 @@ pub(super) struct Pass<'a> {
     model: &'a Model,
     identity: String,
     split: SplitWriter,
+    /// Rows that need not be computed again.
+    earlier: Option<&'a mut Earlier>,
+    /// Of the rows to write, those that were found there.
+    known: HashMap<usize, Known>,
     /// The rows to write, without pixels, in order; their embeddings are in `vectors`.
     rows: Vec<RecordBatch>,
     /// The pixels of images waiting for a full batch: `[waiting, 3, size, size]`.
     pixels: Vec<f32>,
-    waiting: usize,
-    /// `[rows, embed]`.
+    /// The rows of these images.
+    waiting: Vec<usize>,
+    /// `[rows, embed]`; zeros for rows that wait.
     vectors: Vec<f32>,
 }
 
@@ -44,12 +51,23 @@ impl<'a> Pass<'a> {
         stage: &'a Embed,
         cx: &'a RunContext,
         input: &'a InputData,
-        model: &'a Model,
+        (model, earlier): (&'a Model, Option<&'a mut Earlier>),
         split: SplitWriter,
     ) -> Self {
-        let identity = model.identity();
-        let (rows, pixels, vectors) = (Vec::new(), Vec::new(), Vec::new());
-        Self { stage, cx, input, model, identity, split, rows, pixels, waiting: 0, vectors }
+        Self {
+            stage,
+            cx,
+            input,
+            model,
+            identity: model.identity(),
+            split,
+            earlier,
+            known: HashMap::new(),
+            rows: Vec::new(),
+            pixels: Vec::new(),
+            waiting: Vec::new(),
+            vectors: Vec::new(),
+        }
     }
 
     /// Embeds rows of the input; returns the split, ready to be committed.
@@ -100,7 +118,11 @@ impl<'a> Pass<'a> {
         source: &ImageSource,
     ) -> Result<(), EvalError> {
         let batch = &chunk.batch;
-        let wanted = vec![true; batch.num_rows()];
+        let mut known = match &mut self.earlier {
+            Some(earlier) => earlier.find(batch, source.column())?,
+            None => vec![None; batch.num_rows()],
+        };
+        let wanted: Vec<bool> = known.iter().map(Option::is_none).collect();
         let limits = limits_or_default(self.stage.limits.as_ref());
         let prepare = DecodeOptions::new(self.model, &limits, self.cx);
         let images = source.images(batch, &wanted, &self.identity, &prepare);
@@ -109,14 +131,19 @@ impl<'a> Pass<'a> {
             hint,
         })?;
         let (mut kept, mut hashes, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let width = self.model.clip.config().embed;
         for (row, image) in images.into_iter().enumerate() {
+            let place = self.vectors.len() / width;
+            if image.pixels.as_ref().is_none_or(Result::is_ok) {
+                kept.push(row as u32);
+                hashes.push(hex::encode(image.digest));
+                self.vectors.resize((place + 1) * width, 0.0);
+            }
             match image.pixels {
                 Some(Ok(pixels)) => {
-                    kept.push(row as u32);
-                    hashes.push(hex::encode(image.digest));
                     self.pixels.extend(pixels);
-                    self.waiting += 1;
-                    if self.waiting == *self.stage.batch_size {
+                    self.waiting.push(place);
+                    if self.waiting.len() == *self.stage.batch_size {
                         self.encode(source)?;
                     }
                 }
@@ -125,7 +152,12 @@ impl<'a> Pass<'a> {
                         format!("{}: {}", examples.location(chunk.first + row as u64), refusal.detail);
                     refused.push(ledger::RejectedRow { row: row as u32, code: refusal.code, detail });
                 }
-                None => {}
+                None => {
+                    if let Some(known) = known[row].take() {
+                        self.vectors[place * width..].copy_from_slice(&known.vector);
+                        self.known.insert(place, known);
+                    }
+                }
             }
         }
         let rows = ledger::take(&ledger::without_pixels(batch)?, &UInt32Array::from(kept))?;
@@ -138,13 +170,17 @@ impl<'a> Pass<'a> {
 
     /// Encodes the waiting images.
     fn encode(&mut self, source: &ImageSource) -> Result<(), EvalError> {
-        if self.waiting == 0 {
+        let (places, pixels) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.pixels));
+        if places.is_empty() {
             return Ok(());
         }
-        let (n, pixels) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.pixels));
-        let vectors = source.embed(&self.model.clip, pixels, n)?.flatten_all()?.to_vec1::<f32>()?;
+        let vectors = source.embed(&self.model.clip, pixels, places.len())?;
+        let vectors = vectors.flatten_all()?.to_vec1::<f32>()?;
         check_finite(&vectors, || "an image embedding".into())?;
-        self.vectors.extend(vectors);
+        let width = self.model.clip.config().embed;
+        for (place, vector) in places.into_iter().zip(vectors.chunks_exact(width)) {
+            self.vectors[place * width..][..width].copy_from_slice(vector);
+        }
         Ok(())
     }
 
@@ -161,8 +197,11 @@ impl<'a> Pass<'a> {
             let pairs = vectors.chunks_exact(width).zip(texts.chunks_exact(width));
             let known = |row: usize| rows.column_by_name(captions).is_some_and(|column| column.is_valid(row));
             let valid: Vec<bool> = (0..rows.num_rows()).map(known).collect();
-            let scores =
-                pairs.zip(&valid).map(|((image, text), valid)| valid.then(|| cosine(image, text) as f32));
+            let scores = pairs.zip(&valid).enumerate().map(|(row, ((image, text), valid))| {
+                // Not from stored numbers, which may have fewer digits.
+                let known = self.known.get(&row).map(|known| known.score);
+                known.unwrap_or_else(|| valid.then(|| cosine(image, text) as f32))
+            });
             added.push((CLIP_SCORE, Arc::new(scores.collect::<Float32Array>())));
             if self.stage.text_embeddings {
                 added.push((TEXT_EMBEDDING, dtype.column(texts, width, Some(valid))?));
@@ -182,9 +221,15 @@ impl<'a> Pass<'a> {
         let texts = cast(texts, &DataType::Utf8)?;
         let texts = texts.as_string::<i32>();
         let (context, width) = (self.model.clip.config().text.context, self.model.clip.config().embed);
-        let known: Vec<usize> = (0..texts.len()).filter(|row| texts.is_valid(*row)).collect();
         let mut vectors = vec![0.0; texts.len() * width];
-        for rows in known.chunks(*self.stage.batch_size) {
+        for (row, known) in &self.known {
+            if let Some(text) = &known.text {
+                vectors[row * width..][..width].copy_from_slice(text);
+            }
+        }
+        let is_wanted = |row: &usize| texts.is_valid(*row) && !self.known.contains_key(row);
+        let wanted: Vec<usize> = (0..texts.len()).filter(is_wanted).collect();
+        for rows in wanted.chunks(*self.stage.batch_size) {
             self.cx.check_cancelled()?;
             let ids: Vec<u32> =
                 rows.iter().flat_map(|row| self.model.tokenizer.encode(texts.value(*row), context)).collect();

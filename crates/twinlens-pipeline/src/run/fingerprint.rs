@@ -271,7 +271,7 @@ fn strip_rows_input(recipe: &mut Value, node: &Node, files: &Files) {
     }
     for part in ["files", "inputs"] {
         let Some(stamps) = recipe.get_mut(part).and_then(Value::as_object_mut) else { continue };
-        if let Some(input) = node.rows_input().filter(|_| part == "inputs") {
+        if let Some(input) = node.growing_input().filter(|_| part == "inputs") {
             // A file has the name that `Stamps` gives it. Those of a pattern stay: nothing is taken
             // over then.
             stamps.remove(input.input.name());

@@ -15,6 +15,7 @@ pub mod execute;
 pub mod failure;
 pub mod fingerprint;
 pub mod generations;
+pub mod machine;
 pub mod output;
 pub mod plan;
 pub mod provenance;
@@ -300,6 +301,7 @@ impl Run<'_> {
         let tables = begin.tables.clone();
         let writer = DatasetWriter::open_of_run(dir.clone(), begin, ShardLimits::default())?;
         let stopwatch = Stopwatch::start(dir);
+        machine::record(&self.settings.dir);
         debug!(splits_done = writer.state().commits.len(), "started");
         self.observer.event(&Event::StageStarted {
             stage: node.name.clone(),
@@ -322,10 +324,14 @@ impl Run<'_> {
         let ranks = self.begin_with_ranks(unit, &tables, &steps, &output).await?;
         let helpers = self.helpers(unit, tables, earlier.clone())?;
         let mut prepared = Prepared::new(steps, output.starter(), output.records());
-        if let Some(folder) = &earlier
-            && let Err(error) = prepared.take_over(self.settings.dir.join(folder))
-        {
-            progress.note(format!("nothing is taken over: {error}"));
+        if let Some(folder) = earlier.as_ref().map(|folder| self.settings.dir.join(folder)) {
+            let opened = match node.plan.grows {
+                Some(_) => output.take_over(folder),
+                None => prepared.take_over(folder),
+            };
+            if let Err(error) = opened {
+                progress.note(format!("nothing is taken over: {error}"));
+            }
         }
         let work = execute(&prepared, &mut output, &limits, helpers.as_ref());
         stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;

@@ -138,6 +138,7 @@ fn engine(options: &RunOptions) -> EngineArgs {
         threads: options.threads,
         memory: options.memory.unwrap_or(EngineArgs::MEMORY),
         bytes_in_flight: EngineArgs::BYTES_IN_FLIGHT,
+        isolate: false,
         progress: if options.progress { ProgressMode::Auto } else { ProgressMode::Silent },
         log_format: LogFormat::Text,
         metrics: None,

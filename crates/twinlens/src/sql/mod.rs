@@ -9,6 +9,7 @@ pub(crate) mod query;
 pub(crate) mod rows;
 pub(crate) mod runs;
 mod terminal;
+pub(crate) mod token_count;
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write};

@@ -20,6 +20,7 @@ use twinlens_pipeline::run::{self, session};
 
 use super::live;
 use crate::errors::Failure;
+use crate::sql::token_count;
 use crate::{runtime, status, views};
 
 /// Catalog and schema of unqualified names.
@@ -47,7 +48,9 @@ impl<'a> Runs<'a> {
     pub(crate) async fn open(&self) -> Result<SessionContext, Failure> {
         let pipeline = status::pipeline_of(&self.dir)?;
         let session = session::plain(self.registry, runtime::cores());
-        self.register(&session, &run::datasets(&self.dir)?).await?;
+        let datasets = run::datasets(&self.dir)?;
+        session.register_udf(token_count::function(&datasets));
+        self.register(&session, &datasets).await?;
         // Beside the views, which are of what the pipeline file describes now.
         catalog::register_tables(&session, &run::generations::earlier(&self.dir)?)?;
         live::register(&session, &self.dir.local_path())?;

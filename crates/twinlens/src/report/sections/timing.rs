@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use twinlens_dataset::protocol::TOOK;
 use twinlens_dataset::{Dataset, MAIN, manifest};
+use twinlens_pipeline::run::machine;
 
 use super::super::model::{Block, Fact, Section, Table};
 use super::super::query::ReportData;
-use crate::runtime::cores;
 use crate::text::{bytes, count, counted, date, seconds};
 
 /// A stage that takes longer has its time in the file [`TOOK`].
@@ -88,12 +88,13 @@ pub(super) fn section(data: &ReportData<'_>) -> Option<Section> {
             bytes(size),
         ]);
     }
-    let machine = format!(
-        "This page was written by twinlens {} on {} {} with {}.",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::OS,
-        std::env::consts::ARCH,
-        counted(cores() as u64, "core")
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    let run = data.datasets.iter().find_map(|dataset| dataset.location().as_local()?.parent());
+    let machine = match run.and_then(|run| machine::recorded(&run.into())) {
+        Some(machine) => {
+            format!("The last dataset was made by {machine}. This page was written by twinlens {version}.")
+        }
+        None => format!("This page was written by twinlens {version}."),
+    };
     Section::new("timing", "Times", vec![Block::Text(machine), table.at_most(100).folded()])
 }
