@@ -101,6 +101,8 @@ fn count(trial: &Trial, paths: &[PathBuf]) -> Result<Count, Failure> {
     for path in paths {
         rows += match extension(&path.to_string_lossy()).as_str() {
             "parquet" => twinlens_dataset::Dataset::from_parquet(path)?.rows(twinlens_dataset::MAIN),
+            // Without the line of names.
+            "csv" | "tsv" => lines(path)?.rows.saturating_sub(1),
             _ => lines(path)?.rows,
         };
     }
