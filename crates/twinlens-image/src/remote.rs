@@ -1,7 +1,7 @@
 //! Lets a program decode images in processes of their own, whose death is the end of one image.
 //!
-//! Both sides are here, but for the processes: what is asked, and the answer as bytes. The answer of
-//! a process that strangers' bytes have taken over is held to what was asked.
+//! Both sides are here, but for the processes: what is asked, and the answer as bytes. The answer
+//! of a process that strangers' bytes have taken over is held to what was asked.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, PoisonError, RwLock};

@@ -20,7 +20,8 @@ use crate::{exif, jpeg};
 pub struct DecodedImage {
     /// The pixels, upright unless decoded by [`ImageModes::OpenClip`].
     pub rgb: Rgb,
-    /// Width as encoded, in pixels, after orientation; `rgb` may be smaller ([`crate::decode_reduced`]).
+    /// Width as encoded, in pixels, after orientation; `rgb` may be smaller
+    /// ([`crate::decode_reduced`]).
     pub original_width: u32,
     /// Height as encoded, in pixels, after orientation.
     pub original_height: u32,

@@ -1,8 +1,9 @@
 //! A process that decodes images and can do nothing else.
 //!
 //! It reads requests and writes answers. Memory is limited; computing time is, for each image; and
-//! on Linux a filter (seccomp) refuses all calls of the system but those for memory, threads and the
-//! two pipes, so that bytes which take the process over reach no file, no network and no program.
+//! on Linux a filter (seccomp) refuses all calls of the system but those for memory, threads and
+//! the two pipes, so that bytes which take the process over reach no file, no network and no
+//! program.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
