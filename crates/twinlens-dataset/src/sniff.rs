@@ -116,6 +116,10 @@ const HTML: &[&[u8]] = &[b"<!doctype html", b"<html", b"<head", b"<body", b"<scr
 /// What XML documents start with; S3 and its like answer errors with `<Error>`.
 const XML: &[&[u8]] = &[b"<?xml", b"<error>"];
 
+/// Of text, at most one byte in so many is a control character: captions of the web have some, and
+/// one of them does not make a file binary.
+const MAX_CONTROL: usize = 20;
+
 impl FileKind {
     /// The kind of a file that starts with these bytes: [`SNIFF_BYTES`] of them, or all that it
     /// has.
@@ -163,7 +167,7 @@ impl FileKind {
             Html
         } else if starts(XML) {
             Xml
-        } else if text.iter().any(is_control) {
+        } else if MAX_CONTROL * text.iter().filter(|byte| is_control(byte)).count() > text.len() {
             Binary
         } else if unmarked.is_some() {
             Utf8Bom
@@ -293,6 +297,8 @@ mod tests {
             (b"url\tcaf\xe9\n", "plain text"),
             (b"{\"url\": 1}", "plain text"),
             (b"\x80\x02}q\0", "binary data of an unknown format"),
+            (b"url\tcaption\nhttp://a.b/1.png\ta\0b\n", "plain text"),
+            (b"u\0r\0l\0\n\0", "binary data of an unknown format"),
         ];
         for (start, expected) in cases {
             let shown = FileKind::of(&start[..start.len().min(SNIFF_BYTES)]).to_string();
