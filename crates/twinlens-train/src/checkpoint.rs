@@ -12,7 +12,8 @@
 use crate::error::{Result, TrainError};
 use crate::log::{COLUMNS, LogRow};
 use crate::measure::{self, Measurement};
-use crate::optimizer::{AdamW, Moments};
+use crate::moments::Moments;
+use crate::optimizer::AdamW;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, HashMap};

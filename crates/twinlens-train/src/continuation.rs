@@ -4,7 +4,7 @@
 use crate::checkpoint::{self, CHANGES, Checkpoints, Content, STEPS, TrainState};
 use crate::error::{Result, TrainError};
 use crate::log::LogRow;
-use crate::optimizer::Moments;
+use crate::moments::Moments;
 use crate::options::Batches;
 use std::collections::BTreeMap;
 use std::path::Path;

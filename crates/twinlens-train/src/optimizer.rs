@@ -5,6 +5,7 @@
 //! Each tower can have its own learning rate.
 
 use crate::error::{Result, TrainError};
+use crate::moments::Moments;
 use crate::shard::Shard;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Storage, Tensor, Var, bail};
@@ -131,23 +132,6 @@ impl Gradients {
             *gradient = Tensor::from_slice(own, gradient.shape(), gradient.device())?;
         }
         Ok(())
-    }
-}
-
-/// First and second moments of one variable, in the order of its values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Moments {
-    /// Moving average of the gradient.
-    pub m: Vec<f32>,
-    /// Moving average of the squared gradient.
-    pub v: Vec<f32>,
-}
-
-impl Moments {
-    /// Keeps these numbers alone, and frees the memory of the others.
-    pub(crate) fn keep(&mut self, own: Range<usize>) {
-        self.m = self.m[own.clone()].to_vec();
-        self.v = self.v[own].to_vec();
     }
 }
 

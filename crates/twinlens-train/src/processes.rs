@@ -6,7 +6,8 @@
 
 use crate::batch::BatchSource;
 use crate::error::Result;
-use crate::optimizer::{AdamW, Moments};
+use crate::moments::Moments;
+use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
 use candle_core::{Tensor, Var};
 use std::sync::Arc;

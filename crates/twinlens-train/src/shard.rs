@@ -6,7 +6,7 @@
 //! weight, has the bits that it would have if nothing were divided.
 
 use crate::error::Result;
-use crate::optimizer::Moments;
+use crate::moments::Moments;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::ops::Range;
