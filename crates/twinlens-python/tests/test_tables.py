@@ -226,3 +226,21 @@ print(count, (after - before) // 1024)
 """
     count, megabytes = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert int(count) == 3_000_000 and int(megabytes) < 100, megabytes
+
+
+@needs("polars")
+def test_ten_million_rows_are_not_copied(run):
+    """The peak is the table and 50 MB."""
+    code = f"""
+import resource, twinlens
+run = twinlens.open({run.dir!r})
+run.sql("select 1 as x").to_polars()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+frame = run.sql(
+    "select a.n * 1000 + b.n as n, a.n as m from (select unnest(range(10000)) as n) a, "
+    "(select unnest(range(1000)) as n) b").to_polars()
+print(len(frame), (peak() - before) * 1024 - frame.estimated_size())
+"""
+    count, beyond = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert int(count) == 10_000_000 and int(beyond) < 50e6, beyond
