@@ -52,4 +52,4 @@ impl From<CurateError> for twinlens_pipeline::RunError {
     }
 }
 
-pub type Result<T> = std::result::Result<T, CurateError>;
+pub(crate) type Result<T> = std::result::Result<T, CurateError>;

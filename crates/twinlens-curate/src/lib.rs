@@ -3,11 +3,11 @@
 //! The algorithms (text normalisation, query matching, balancing, readers of query-list sources)
 //! are plain Rust with tests of their own; the stages are thin wrappers around them.
 
-pub mod balance;
-pub mod error;
+mod balance;
+mod error;
 mod functions;
 pub mod matcher;
-pub mod near;
+mod near;
 pub mod queries;
 pub mod stages;
 pub mod text;

@@ -6,11 +6,11 @@
 use datafusion::common::HashMap;
 
 /// The greatest distance. Beyond it, bands are so short that nearly all hashes share one.
-pub const MAX_DISTANCE: u32 = 12;
+pub(crate) const MAX_DISTANCE: u32 = 12;
 
 /// An index for nearest-neighbour search among hashes.
 #[derive(Debug)]
-pub struct NearIndex {
+pub(crate) struct NearIndex {
     distance: u32,
     /// Each band, and the hashes by their value in it.
     bands: Vec<(Band, HashMap<u64, Vec<u64>>)>,
@@ -32,7 +32,7 @@ impl Band {
 impl NearIndex {
     /// An empty index for a distance in bits, at most [`MAX_DISTANCE`].
     #[must_use]
-    pub fn new(distance: u32) -> Self {
+    pub(crate) fn new(distance: u32) -> Self {
         let count = distance.min(MAX_DISTANCE) + 1;
         let band = |index: u32| {
             let (start, end) = (64 * index / count, 64 * (index + 1) / count);
@@ -43,7 +43,7 @@ impl NearIndex {
     }
 
     /// Adds a hash. Adding one again has no effect on the results.
-    pub fn insert(&mut self, hash: u64) {
+    pub(crate) fn insert(&mut self, hash: u64) {
         self.hashes += 1;
         for (band, hashes) in &mut self.bands {
             hashes.entry(band.value(hash)).or_default().push(hash);
@@ -52,7 +52,7 @@ impl NearIndex {
 
     /// The nearest hash within the distance, and its distance; of several, the smallest hash.
     #[must_use]
-    pub fn nearest(&self, hash: u64) -> Option<(u64, u32)> {
+    pub(crate) fn nearest(&self, hash: u64) -> Option<(u64, u32)> {
         let candidates =
             self.bands.iter().filter_map(|(band, hashes)| hashes.get(&band.value(hash))).flatten();
         let measured = candidates.map(|other| ((other ^ hash).count_ones(), *other));
@@ -62,7 +62,7 @@ impl NearIndex {
 
     /// Approximate heap memory in bytes; vectors grow by doubling.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.hashes * self.bands.len() * 16 + self.bands.iter().map(|(_, map)| map.len() * 48).sum::<usize>()
     }
 }

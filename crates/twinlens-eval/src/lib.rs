@@ -6,7 +6,7 @@
 //! rejected with its location and not counted in `n`.
 
 mod classify;
-pub mod embed;
+mod embed;
 pub mod encode;
 pub mod error;
 mod images;
@@ -16,19 +16,19 @@ mod ledger;
 pub mod metrics;
 pub mod model;
 mod options;
-pub mod probe;
+mod probe;
 pub mod prompts;
 mod results;
-pub mod retrieval;
-pub mod scaling;
+mod retrieval;
+mod scaling;
 pub mod search;
-pub mod set;
+mod set;
 mod set_reader;
 pub mod sets;
-pub mod sql;
+mod sql;
 pub mod trust;
 pub mod vectors;
-pub mod zero_shot;
+mod zero_shot;
 
 use twinlens_pipeline::Registry;
 

@@ -118,7 +118,7 @@ fetch_error_kinds! {
 
 /// The codes of failures that may pass with time: of the network, and of servers that are down or
 /// busy.
-pub const PASSING_CODES: &[&str] = &[
+pub(crate) const PASSING_CODES: &[&str] = &[
     "robots_unreachable",
     "dns",
     "connect",

@@ -24,7 +24,8 @@ mod tdm;
 
 pub use client::{Client, ClientDeps};
 pub use directives::Directives;
-pub use error::{FetchError, FetchErrorKind, PASSING_CODES};
+pub(crate) use error::PASSING_CODES;
+pub use error::{FetchError, FetchErrorKind};
 pub use options::HttpOptions;
 pub(crate) use proxy::VARIABLES as PROXY_VARIABLES;
 pub use request::{ContentCoding, Request, Response};

@@ -37,7 +37,7 @@ impl Window {
 
 /// Finds the bounds of all queries above the cap, round by round.
 #[derive(Debug)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     cap: u64,
     /// Sorted by query, so that rounds do not depend on the order of the counts.
     open: Vec<(i32, Window, u64)>,
@@ -47,7 +47,7 @@ pub struct Bounds {
 impl Bounds {
     /// For all queries that matched more pairs than `cap`.
     #[must_use]
-    pub fn new(cap: u64, counts: &HashMap<i32, u64>) -> Self {
+    pub(crate) fn new(cap: u64, counts: &HashMap<i32, u64>) -> Self {
         let exceeding = counts.iter().filter(|(_, matched)| **matched > cap);
         let mut open: Vec<_> =
             exceeding.map(|(query, matched)| (*query, Window::expected(cap, *matched), *matched)).collect();
@@ -58,7 +58,7 @@ impl Bounds {
     /// The next pass: as many queries as fit in about `budget` bytes, at least one. `None` when all
     /// bounds are known.
     #[must_use]
-    pub fn next_round(&mut self, budget: usize) -> Option<Round> {
+    pub(crate) fn next_round(&mut self, budget: usize) -> Option<Round> {
         let mut round = Round { cap: self.cap, queries: HashMap::new() };
         let (mut bytes, mut taken) = (0.0, 0);
         for (query, window, matched) in &self.open {
@@ -74,7 +74,7 @@ impl Bounds {
     }
 
     /// Takes the result of a pass over all matches.
-    pub fn settle(&mut self, round: Round) {
+    pub(crate) fn settle(&mut self, round: Round) {
         let mut queries = round.queries;
         let cap = self.cap;
         let found = &mut self.found;
@@ -103,14 +103,14 @@ impl Bounds {
     }
 
     #[must_use]
-    pub fn into_bounds(self) -> HashMap<i32, u64> {
+    pub(crate) fn into_bounds(self) -> HashMap<i32, u64> {
         self.found
     }
 }
 
 /// One pass over the matches, or over one partition of them.
 #[derive(Debug, Clone)]
-pub struct Round {
+pub(crate) struct Round {
     cap: u64,
     queries: HashMap<i32, WindowCounts>,
 }
@@ -148,7 +148,7 @@ impl WindowCounts {
 
 impl Round {
     /// Adds a pair, by its [`super::hash::pair_hash`], and the distinct queries that it matches.
-    pub fn add(&mut self, pair: u64, queries: &[i32]) {
+    pub(crate) fn add(&mut self, pair: u64, queries: &[i32]) {
         for query in queries {
             if let Some(seen) = self.queries.get_mut(query) {
                 seen.add(match_hash(pair, *query), self.cap);
@@ -157,7 +157,7 @@ impl Round {
     }
 
     /// Adds the result of another partition for the same round.
-    pub fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         for (query, other) in other.queries {
             if let Some(seen) = self.queries.get_mut(&query) {
                 seen.below += other.below;

@@ -2,7 +2,7 @@
 
 /// The pairs that one query matched, contributed and kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueryCounts {
+pub(crate) struct QueryCounts {
     pub matched: u64,
     /// Within the limit.
     pub contributed: u64,
@@ -11,7 +11,7 @@ pub struct QueryCounts {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CurvePoint {
+pub(crate) struct CurvePoint {
     /// From 1, by decreasing number of matches.
     pub rank: u64,
     /// Matches of the query at this rank.
@@ -26,7 +26,7 @@ pub struct CurvePoint {
 /// heavy the head was (MetaCLIP: 16,000 of 500,000 queries held 5.35 of 5.67 billion matches) and
 /// what balancing left of it.
 #[must_use]
-pub fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
+pub(crate) fn curve(mut queries: Vec<QueryCounts>) -> Vec<CurvePoint> {
     // Ties are broken by contributions (which differ where some queries are below the minimum), so
     // that the sums do not depend on the input's order.
     queries.sort_unstable_by_key(|counts| std::cmp::Reverse((counts.matched, counts.contributed)));

@@ -21,15 +21,15 @@ mod bounds;
 mod curve;
 mod hash;
 
-pub use bounds::{Bounds, Round};
-pub use curve::{CurvePoint, QueryCounts, curve};
-pub use hash::{match_hash, pair_hash};
+pub(crate) use bounds::{Bounds, Round};
+pub(crate) use curve::{CurvePoint, QueryCounts, curve};
+pub(crate) use hash::{match_hash, pair_hash};
 
 use datafusion::common::HashMap;
 
 /// How much one query may contribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// At most this many pairs, exactly.
     Cap(u64),
     /// This many pairs on average: each match of a more frequent query is kept by a coin flip.
@@ -39,7 +39,7 @@ pub enum Limit {
 impl Limit {
     /// The number of pairs that a query contributes, at most or on average.
     #[must_use]
-    pub fn pairs(self) -> u64 {
+    pub(crate) fn pairs(self) -> u64 {
         match self {
             Self::Cap(pairs) | Self::Sample(pairs) => pairs,
         }
@@ -57,7 +57,7 @@ struct Share {
 
 /// Decides each pair independently, once the matches are counted.
 #[derive(Debug, Clone)]
-pub struct Balancer {
+pub(crate) struct Balancer {
     seed: u64,
     shares: HashMap<i32, Share>,
 }
@@ -68,7 +68,7 @@ impl Balancer {
     /// smallest [`match_hash`] of each query that matched more than the cap (see [`Bounds`]); it is
     /// not read under [`Limit::Sample`].
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         seed: u64,
         limit: Limit,
         min_matched: u64,
@@ -97,13 +97,13 @@ impl Balancer {
 
     /// The hash of a pair, as the other functions take it.
     #[must_use]
-    pub fn pair(&self, uid: &str) -> u64 {
+    pub(crate) fn pair(&self, uid: &str) -> u64 {
         pair_hash(self.seed, uid)
     }
 
     /// Whether `query` contributes a pair that it matches.
     #[must_use]
-    pub fn contributes(&self, pair: u64, query: i32) -> bool {
+    pub(crate) fn contributes(&self, pair: u64, query: i32) -> bool {
         match self.shares.get(&query) {
             None => false,
             Some(Share { bound: None, .. }) => true,
@@ -113,13 +113,13 @@ impl Balancer {
 
     /// Whether any of the queries that the pair matches contributes it.
     #[must_use]
-    pub fn keeps(&self, pair: u64, queries: &[i32]) -> bool {
+    pub(crate) fn keeps(&self, pair: u64, queries: &[i32]) -> bool {
         queries.iter().any(|&query| self.contributes(pair, query))
     }
 
     /// The probability, over seeds, that a pair with these queries (sorted, each once) is kept.
     #[must_use]
-    pub fn keep_probability(&self, queries: &[i32]) -> f64 {
+    pub(crate) fn keep_probability(&self, queries: &[i32]) -> f64 {
         let share = |query| self.shares.get(query).map_or(0.0, |share| share.probability);
         1.0 - queries.iter().map(|query| 1.0 - share(query)).product::<f64>()
     }

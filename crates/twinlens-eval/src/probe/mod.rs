@@ -25,7 +25,8 @@ use crate::set::{Labels, check_set_names};
 use crate::vectors::{EMBEDDING, has_embeddings};
 use options::SEVERAL;
 
-pub use options::{Probe, ProbeSet, Task};
+pub use options::Probe;
+pub(crate) use options::{ProbeSet, Task};
 
 impl StageKind for Probe {
     type Options = Self;

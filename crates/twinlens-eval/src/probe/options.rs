@@ -40,7 +40,7 @@ pub struct Probe {
 /// A set with training and test examples, all embedded by the same model.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ProbeSet {
+pub(crate) struct ProbeSet {
     /// The name of the set in the results.
     pub(super) name: Located<String>,
     /// The training examples: an `embed` stage, or a table derived from one.
@@ -82,7 +82,7 @@ impl ProbeSet {
 /// A task of the `probe` stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Task {
+pub(crate) enum Task {
     /// Logistic regression by L-BFGS, with the L2 penalty chosen as in the CLIP paper.
     LinearProbe,
     /// The nearest training examples vote, weighted by their cosine similarity.

@@ -24,7 +24,8 @@ use crate::options::{check_limits, check_positive};
 use crate::prompts::check_templates;
 use crate::set::check_set_names;
 
-pub use options::{Retrieval, RetrievalSet};
+pub use options::Retrieval;
+pub(crate) use options::RetrievalSet;
 
 impl StageKind for Retrieval {
     type Options = Self;

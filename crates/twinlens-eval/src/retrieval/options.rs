@@ -43,7 +43,7 @@ pub struct Retrieval {
 /// Images and their captions.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RetrievalSet {
+pub(crate) struct RetrievalSet {
     /// The name of the set in the results.
     pub(super) name: Located<String>,
     /// The images, or their embeddings from an `embed` stage. Rows with the same image (bit for

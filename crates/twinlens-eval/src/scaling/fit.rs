@@ -5,7 +5,7 @@ use crate::metrics::Interval;
 
 /// A line through the logarithms of points, ln(error) = ln(a) - b ln(compute).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fit {
+pub(crate) struct Fit {
     /// Number of points.
     pub n: usize,
     /// ln(a).
@@ -25,7 +25,7 @@ impl Fit {
     ///
     /// # Errors
     /// A point has no logarithm, or all points have the same compute.
-    pub fn new(points: &[(f64, f64)]) -> Result<Self, String> {
+    pub(crate) fn new(points: &[(f64, f64)]) -> Result<Self, String> {
         if let Some((compute, error)) =
             points.iter().find(|(compute, error)| !(*compute > 0.0 && *error > 0.0))
         {
@@ -64,19 +64,19 @@ impl Fit {
     }
 
     /// The 95 % interval of b; `None` for two points.
-    pub fn b_interval(&self) -> Option<Interval> {
+    pub(crate) fn b_interval(&self) -> Option<Interval> {
         let half = self.half(1.0 / self.spread.sqrt())?;
         Some(Interval { low: self.b - half, high: self.b + half })
     }
 
     /// The error predicted by the line.
-    pub fn error(&self, compute: f64) -> f64 {
+    pub(crate) fn error(&self, compute: f64) -> f64 {
         (self.ln_a - self.b * compute.ln()).exp()
     }
 
     /// The 95 % prediction interval for the error of another model, assuming normal residuals: it
     /// includes the uncertainty of the line and the residual of the model.
-    pub fn prediction(&self, compute: f64) -> Option<Interval> {
+    pub(crate) fn prediction(&self, compute: f64) -> Option<Interval> {
         let away = (compute.ln() - self.mean).powi(2) / self.spread;
         let half = self.half((1.0 + 1.0 / self.n as f64 + away).sqrt())?;
         let line = self.ln_a - self.b * compute.ln();

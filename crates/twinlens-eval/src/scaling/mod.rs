@@ -26,7 +26,6 @@ use twinlens_pipeline::{
     SortKey, StageKind, TableInput, Work,
 };
 
-pub use fit::Fit;
 use table::{Costed, Measured};
 
 /// Fits error = a * compute^-b to trained models, and predicts the error of the largest.
@@ -55,7 +54,7 @@ fn one() -> Located<usize> {
 /// A measure of compute, in GFLOP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Compute {
+pub(crate) enum Compute {
     /// The forward pass of one pair, as in figure 9 of the CLIP paper.
     #[default]
     Forward,

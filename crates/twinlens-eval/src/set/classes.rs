@@ -10,21 +10,21 @@ use crate::prompts::list_hash;
 
 /// What is wrong with the classes, labels or images of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetFault {
+pub(crate) struct SetFault {
     pub why: String,
     pub hint: Option<String>,
 }
 
 impl SetFault {
     /// The fault of an option.
-    pub fn at(self, span: Range<usize>) -> Fault {
+    pub(crate) fn at(self, span: Range<usize>) -> Fault {
         self.hint.into_iter().fold(Fault::at(span, self.why), Fault::hint)
     }
 }
 
 /// The classes of a set: ids, labels in the data, and names in prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Classes {
+pub(crate) struct Classes {
     ids: HashMap<String, usize>,
     names: Vec<String>,
     synonyms: Vec<Vec<String>>,
@@ -36,7 +36,7 @@ impl Classes {
     /// # Errors
     /// There are no classes; a name is empty; two names are equal (after trimming, since tokenizers
     /// ignore white space at the ends); a renamed class does not exist.
-    pub fn new(labels: Vec<String>, renames: &BTreeMap<String, String>) -> Result<Self, SetFault> {
+    pub(crate) fn new(labels: Vec<String>, renames: &BTreeMap<String, String>) -> Result<Self, SetFault> {
         let fault = |why: String, hint: Option<String>| Err(SetFault { why, hint });
         if labels.is_empty() {
             return fault("there are no classes: no row has a label".into(), None);
@@ -74,7 +74,10 @@ impl Classes {
     ///
     /// # Errors
     /// A class does not exist, or a synonym is empty.
-    pub fn with_synonyms(mut self, synonyms: &BTreeMap<String, Vec<String>>) -> Result<Self, SetFault> {
+    pub(crate) fn with_synonyms(
+        mut self,
+        synonyms: &BTreeMap<String, Vec<String>>,
+    ) -> Result<Self, SetFault> {
         for (label, names) in synonyms {
             let Some(id) = self.id(label) else {
                 let hint = did_you_mean(label, self.ids.keys().map(String::as_str));
@@ -95,29 +98,28 @@ impl Classes {
     }
 
     /// Name and synonyms of each class, by id.
-    pub fn all_names(&self) -> Vec<Vec<String>> {
+    pub(crate) fn all_names(&self) -> Vec<Vec<String>> {
         let all = |(name, synonyms): (&String, &Vec<String>)| {
             std::iter::once(name).chain(synonyms).cloned().collect()
         };
         self.names.iter().zip(&self.synonyms).map(all).collect()
     }
 
-    pub fn id(&self, label: &str) -> Option<usize> {
+    pub(crate) fn id(&self, label: &str) -> Option<usize> {
         self.ids.get(label).copied()
     }
 
     /// Names by id, without synonyms.
-    pub fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 
-    #[expect(clippy::len_without_is_empty, reason = "there is always at least one")]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
 
     /// SHA-256 of the names, and of the synonyms if there are any, by id.
-    pub fn hash(&self) -> String {
+    pub(crate) fn hash(&self) -> String {
         if self.synonyms.iter().all(Vec::is_empty) {
             return list_hash(&self.names);
         }

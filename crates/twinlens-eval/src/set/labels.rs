@@ -13,7 +13,7 @@ use super::lists::side_by_side;
 
 /// Reads a label column: strings as they are, integers as indices into the class names.
 #[derive(Debug, Clone)]
-pub struct Labels {
+pub(crate) struct Labels {
     column: String,
     class_names: Option<Vec<String>>,
     multi_label: bool,
@@ -25,7 +25,11 @@ impl Labels {
     ///
     /// # Errors
     /// The column is missing, is neither string nor integer, or has integers without class names.
-    pub fn new(schema: &Schema, column: &str, class_names: Option<&[String]>) -> Result<Self, SetFault> {
+    pub(crate) fn new(
+        schema: &Schema,
+        column: &str,
+        class_names: Option<&[String]>,
+    ) -> Result<Self, SetFault> {
         let LabelKind { integer, multi_label } = check_label(schema, column)?;
         if !integer {
             return match class_names {
@@ -64,17 +68,17 @@ impl Labels {
     }
 
     /// The class names of integer labels.
-    pub fn class_names(&self) -> Option<&[String]> {
+    pub(crate) fn class_names(&self) -> Option<&[String]> {
         self.class_names.as_deref()
     }
 
     /// Whether an example may have several classes.
-    pub fn is_multi_label(&self) -> bool {
+    pub(crate) fn is_multi_label(&self) -> bool {
         self.multi_label
     }
 
     /// The labels of a column that [`Labels::new`] accepted; for a list column, those of all items.
-    pub fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
+    pub(crate) fn read(&self, column: &ArrayRef) -> Result<LabelColumn<'_>, ArrowError> {
         let items = match column.data_type() {
             DataType::List(_) => Some(column.as_list::<i32>().values()),
             DataType::LargeList(_) => Some(column.as_list::<i64>().values()),
@@ -90,14 +94,14 @@ impl Labels {
         })
     }
 
-    pub fn column(&self) -> &str {
+    pub(crate) fn column(&self) -> &str {
         &self.column
     }
 }
 
 /// The labels of a batch.
 #[derive(Debug)]
-pub enum LabelColumn<'a> {
+pub(crate) enum LabelColumn<'a> {
     Names(StringArray),
     /// Indices into the class names.
     Numbers(Int64Array, &'a [String]),
@@ -108,7 +112,7 @@ impl LabelColumn<'_> {
     ///
     /// # Errors
     /// The integer is outside the class names.
-    pub fn get(&self, row: usize) -> Result<Option<&str>, String> {
+    pub(crate) fn get(&self, row: usize) -> Result<Option<&str>, String> {
         match self {
             Self::Names(names) => Ok(names.is_valid(row).then(|| names.value(row))),
             Self::Numbers(numbers, _) if numbers.is_null(row) => Ok(None),
@@ -123,7 +127,7 @@ impl LabelColumn<'_> {
 }
 
 /// The items of a row of a list column, as a range into [`Labels::read`]; `None` if null.
-pub fn list_items(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
+pub(crate) fn list_items(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize>> {
     if column.is_null(row) {
         return None;
     }
@@ -141,14 +145,14 @@ pub fn list_items(column: &ArrayRef, row: usize) -> Option<std::ops::Range<usize
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LabelKind {
+pub(crate) struct LabelKind {
     pub integer: bool,
     /// A list column.
     pub multi_label: bool,
 }
 
 /// Checks that a table has a label column: strings, integers, or lists of either.
-pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault> {
+pub(crate) fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault> {
     let field = find(schema, column)?;
     let (kind, multi_label) = match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) => (item.data_type(), true),
@@ -171,7 +175,7 @@ pub fn check_label(schema: &Schema, column: &str) -> Result<LabelKind, SetFault>
 }
 
 /// Checks that a table has a column of encoded images: in the Hugging Face layout, or binary.
-pub fn check_image(schema: &Schema, column: &str) -> Result<(), SetFault> {
+pub(crate) fn check_image(schema: &Schema, column: &str) -> Result<(), SetFault> {
     ImageColumn::check(find(schema, column)?.data_type()).map_err(|error| SetFault {
         why: format!("the image column `{column}` is {error}"),
         hint: Some(NotImages::HINT.into()),

@@ -18,15 +18,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 use twinlens_pipeline::{Fault, Input, Located};
 
 use crate::metrics::Metric;
-pub use classes::{Classes, SetFault};
+pub(crate) use classes::{Classes, SetFault};
 pub(crate) use labels::hub_class_names;
-pub use labels::{LabelColumn, LabelKind, Labels, check_image, check_label, list_items};
+pub(crate) use labels::{LabelColumn, Labels, check_image, list_items};
 pub(crate) use lists::side_by_side;
 
 /// One entry of the option `sets`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum SetEntry {
+pub(crate) enum SetEntry {
     /// The name of a declared set (`twinlens sets` lists them), or the path of a `.toml` file that
     /// declares one. Its data are expected in the directory `data`; a set without data is skipped
     /// with a warning. Or data without a declaration (a value with a `/`): a directory with a
@@ -59,14 +59,14 @@ impl<'de> Deserialize<'de> for SetEntry {
 }
 
 impl SetEntry {
-    pub fn described(&self) -> Option<&SetOptions> {
+    pub(crate) fn described(&self) -> Option<&SetOptions> {
         match self {
             Self::Described(set) => Some(set),
             Self::Declared(_) => None,
         }
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Described(set) => set.name.value(),
             Self::Declared(name) => name,
@@ -77,7 +77,7 @@ impl SetEntry {
 /// An evaluation set that the pipeline file describes.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SetOptions {
+pub(crate) struct SetOptions {
     /// The name of the set in the results.
     pub name: Located<String>,
     /// The examples: a stage, or the path of a Parquet file or dataset, with a column of images:
@@ -146,12 +146,12 @@ impl SetOptions {
         }
     }
 
-    pub fn image_column(&self) -> &str {
+    pub(crate) fn image_column(&self) -> &str {
         self.image.as_ref().map_or("image", |column| column.value())
     }
 
     /// The input with the classes, if it is another one.
-    pub fn classes_input(&self) -> Option<Input> {
+    pub(crate) fn classes_input(&self) -> Option<Input> {
         let classes = self.classes.as_ref()?;
         match classes.value() {
             ClassOptions::From(name) => Some(Input(Located::new(name.clone(), classes.span()))),
@@ -163,7 +163,7 @@ impl SetOptions {
 /// Where the classes come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum ClassOptions {
+pub(crate) enum ClassOptions {
     /// A stage or file.
     From(String),
     /// Their names, in the order of their ids.

@@ -8,13 +8,13 @@ mod wilson;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 /// Every scalar SQL function of this crate.
-pub fn functions() -> [ScalarUDF; 3] {
+pub(crate) fn functions() -> [ScalarUDF; 3] {
     let [low, high] = wilson::functions();
     [low, high, cosine::function()]
 }
 
 /// Every aggregate SQL function of this crate.
-pub fn aggregates() -> [AggregateUDF; 1] {
+pub(crate) fn aggregates() -> [AggregateUDF; 1] {
     [paired_bootstrap::function()]
 }
 
