@@ -1,4 +1,4 @@
-//! Where the command line says that data are.
+//! Locations as the command line names them.
 
 use std::path::Path;
 
