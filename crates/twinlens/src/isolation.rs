@@ -8,7 +8,7 @@ mod confined;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -150,6 +150,8 @@ impl Decoder {
             command.envs(std::env::var_os(in_flight::ABORT_ON).map(|mark| (in_flight::ABORT_ON, mark)));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Ctrl-C is for the run, which lets images in flight finish.
+        command.process_group(0);
         let mut process = command.spawn()?;
         let (Some(requests), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
             return Err(io::Error::other("it has no pipes"));
