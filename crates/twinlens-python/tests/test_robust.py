@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -191,3 +192,25 @@ twinlens.run({str(place / "shapes.toml")!r}, dir={str(tmp_path / "run")!r}, set=
     shown = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, timeout=120)
     assert child.wait(60) == 0
     assert shown.returncode == 0 and "clip: " in shown.stdout and shown.stdout.endswith("complete\n"), shown
+
+
+WAITING = """
+import sys, time, twinlens
+run = twinlens.open(sys.argv[1])
+# Its first row comes only after all others.
+rows = run.sql(
+    "select count(*) as n from (select unnest(range(1000000)) as a), (select unnest(range(1000000)) as b) where a + b < 0")
+print("waiting", flush=True)
+try:
+    list(rows)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_a_query(run):
+    child = subprocess.Popen([sys.executable, "-c", WAITING, run.dir], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "waiting\n"
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=60)[0] == "interrupted\n"
+    assert child.returncode == 0
