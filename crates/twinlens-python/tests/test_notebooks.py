@@ -38,6 +38,22 @@ def test_notebooks_have_no_outputs():
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), path
 
 
+def test_a_run_is_watched_in_a_cell(run, tmp_path):
+    """What is shown changes in its place."""
+    code = f"""
+import twinlens
+run = twinlens.open({run.dir!r})
+states = iter([{{"running": [{{"stage": "clip", "line": "step 3"}}], "updated": 9e99}}, None])
+ask = run.status
+run.status = lambda: twinlens.Status(ask() | {{"running": next(states)}})
+run.watch(0.1)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    [html] = shown(notebook, "text/html")
+    assert "<td>images</td>" in html and "step 3" not in html
+
+
 def test_quickstart_and_its_ten_questions(tmp_path):
     pipeline = FOLDER.parent.parent.parent / "pipelines" / "quickstart.toml"
     notebook = execute("quickstart.ipynb", tmp_path, {"pipeline": str(pipeline), "epochs": 1})

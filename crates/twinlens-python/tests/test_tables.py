@@ -244,3 +244,13 @@ print(len(frame), (peak() - before) * 1024 - frame.estimated_size())
 """
     count, beyond = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert int(count) == 10_000_000 and int(beyond) < 50e6, beyond
+
+
+def test_rows_of_a_table_come_in_its_order(tmp_path):
+    """Columns that are read one by one belong together."""
+    query = "select n, repeat('x', cast(n % 50 as int)) as t from (select unnest(range(400000)) as n) order by n desc"
+    run = twinlens.run({"name": "n", "stages": {"n": {"kind": "sql", "query": query}}}, dir=tmp_path, progress=False)
+    numbers = run["n"].to_numpy("n")
+    assert (numbers == numpy.arange(399_999, -1, -1)).all()
+    texts = run["n"].scan(columns=["t"], where="n % 2 = 0").to_arrow().column("t").to_pylist()
+    assert texts == ["x" * (n % 50) for n in range(399_998, -1, -2)]
