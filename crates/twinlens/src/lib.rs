@@ -28,12 +28,12 @@ mod export;
 mod help;
 mod hub;
 mod in_flight;
+mod init;
 #[cfg(unix)]
 mod isolation;
 #[cfg(not(unix))]
 #[path = "isolation/absent.rs"]
 mod isolation;
-mod init;
 mod location;
 mod logging;
 mod manual;

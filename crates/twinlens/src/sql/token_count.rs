@@ -31,7 +31,8 @@ pub(crate) fn function(run: &[Dataset]) -> ScalarUDF {
         state.complete && state.files().any(|file| file.table.is_none() && file.path == TOKENIZER_FILE)
     };
     let own: Vec<Dataset> = run.iter().filter(has).cloned().collect();
-    TokenCount { signature: Signature::user_defined(Volatility::Immutable), own, read: Mutex::default() }.into()
+    TokenCount { signature: Signature::user_defined(Volatility::Immutable), own, read: Mutex::default() }
+        .into()
 }
 
 /// The number of tokens of a text, with the start and the end token, however long it is: a model
