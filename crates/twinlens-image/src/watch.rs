@@ -28,7 +28,9 @@ pub(crate) fn watched<T>(
 ) -> Result<T, ImageError> {
     let watch = WATCH.read().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(watch) = watch else { return decode() };
-    let token = watch.begin(bytes).ok_or_else(|| ImageError::KilledTheProcess("so did a second one, which did nothing else".to_owned()))?;
+    let token = watch.begin(bytes).ok_or_else(|| {
+        ImageError::KilledTheProcess("so did a second one, which did nothing else".to_owned())
+    })?;
     let decoded = decode();
     watch.end(token);
     decoded

@@ -1,4 +1,5 @@
-//! Models by name: presets, and directories of a run, of other programs, and of the Hugging Face Hub.
+//! Models by name: presets, and directories of a run, of other programs, and of the Hugging Face
+//! Hub.
 
 use std::path::PathBuf;
 

@@ -202,7 +202,10 @@ impl<'a> Judge<'a> {
             Truth::Name(name) => {
                 let id = self.bound.id(name).ok_or_else(|| Reject {
                     code: UNKNOWN_LABEL,
-                    detail: format!("the label `{name}` is not one of the {} classes", self.bound.classes.len()),
+                    detail: format!(
+                        "the label `{name}` is not one of the {} classes",
+                        self.bound.classes.len()
+                    ),
                 })?;
                 known.class = Some(self.class(id as i32));
             }
