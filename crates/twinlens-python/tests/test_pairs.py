@@ -77,6 +77,16 @@ def test_positions_are_exact(run, expected):
         other.load_state_dict(state)
 
 
+def test_a_cache_changes_no_batch(run, expected):
+    pairs = twinlens.Pairs(**options(run, cache_bytes=64 << 20))
+    assert equal(arrays(pairs) + arrays(pairs), expected)
+    pairs.set_epoch(0)
+    assert equal(arrays(itertools.islice(pairs, 3)), expected[:3])
+    # An iteration that is left, and one that begins elsewhere.
+    pairs.set_epoch(1)
+    assert equal(arrays(pairs), expected[5:])
+
+
 def test_epochs_are_set(run, expected):
     pairs = twinlens.Pairs(**options(run))
     pairs.set_epoch(1)

@@ -139,7 +139,7 @@ def test_mlflow(tmp_path, monkeypatch):
 def test_trackio(tmp_path):
     """In a process of its own, since it takes its folder from the environment as it is imported.
 
-    trackio 0.43 does not agree with the newest pandas and Pillow, so that CI does not install it.
+    trackio 0.43 does not allow the newest Pillow, so that CI does not install it.
     """
     script = f"""
 import trackio
