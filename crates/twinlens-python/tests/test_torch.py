@@ -162,12 +162,15 @@ def test_open_clip_resumes_in_the_same_weights(run, tmp_path, monkeypatch):
         assert torch.equal(weights, killed["model"][name]), name
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_for_evaluation(run, workers):
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
+def test_images_for_evaluation(run, workers, method):
     table = run["images"].scan(columns=["caption", "image"])
     images = Images(table, size=32, batch_size=7)
     assert len(images) == 9
-    batches = list(torch.utils.data.DataLoader(images, batch_size=None, num_workers=workers))
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=None, num_workers=workers, multiprocessing_context=method
+    )
+    batches = list(loader)
     assert [len(rows["caption"]) for _, rows in batches] == 8 * [7] + [4]
     pixels = torch.cat([pixels for pixels, _ in batches])
     assert pixels.shape == (60, 3, 32, 32) and pixels.dtype == torch.float32
