@@ -211,8 +211,7 @@ query = "select a.uid, cosine(a.embedding, b.embedding) as alike from good a cro
     assert!(stderr(&wrong).contains("the embeddings of `clip` have"), "{}", stderr(&wrong));
 }
 
-/// A training on emoji, which is evaluated while it runs and when it is over.
-
+/// An evaluation of a checkpoint of a training on emoji.
 const EARLY: &str = r#"
 [stages.early]
 kind = "zero-shot"
