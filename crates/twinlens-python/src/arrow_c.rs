@@ -18,6 +18,8 @@ use std::ptr::{null, null_mut};
 use twinlens::api::RowStream;
 use twinlens::datafusion::arrow::array::{Array, RecordBatch, StructArray};
 
+use crate::own::{FORKED, Own};
+
 pub(crate) use array::ArrowArray;
 pub(crate) use schema::ArrowSchema;
 
@@ -39,13 +41,13 @@ pub(crate) struct ArrowStream {
 unsafe impl Send for ArrowStream {}
 
 struct Private {
-    rows: RowStream,
+    rows: Own<RowStream>,
     error: Option<CString>,
 }
 
 impl ArrowStream {
     pub(crate) fn new(rows: RowStream) -> Self {
-        let private = Box::new(Private { rows, error: None });
+        let private = Box::new(Private { rows: Own::new(rows), error: None });
         Self {
             get_schema: Some(get_schema),
             get_next: Some(get_next),
@@ -67,7 +69,11 @@ impl Drop for ArrowStream {
 
 /// Does the work of a function of a stream: its code, and the error that `get_last_error` gives.
 fn answer(private: &mut Private, work: impl FnOnce(&mut RowStream) -> Result<(), String>) -> c_int {
-    let done = catch_unwind(AssertUnwindSafe(|| work(&mut private.rows)));
+    let rows = private.rows.get_mut();
+    let done = catch_unwind(AssertUnwindSafe(|| match rows {
+        Some(rows) => work(rows),
+        None => Err(format!("a query {FORKED}")),
+    }));
     let (code, message) = match done {
         Ok(Ok(())) => return 0,
         Ok(Err(message)) => (EINVAL, message),
