@@ -4,14 +4,24 @@
 //! `TWINLENS_KILLS=200 cargo test -p twinlens --features cluster --test main cluster::` kills more
 //! often.
 
+mod faults;
+mod fetching;
+mod refusals;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::ipc::writer::StreamWriter;
+
+use crate::support::s3::S3;
 use crate::support::shared::{PAIRS, all_files, write_pairs};
-use crate::support::{Place, RandomTimes, kills, stderr, stdout};
+use crate::support::{Place, stderr, stdout};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// So soon is a lost executor noticed: within it and two seconds.
@@ -78,6 +88,15 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Its words, if it ends with an error.
+    #[track_caller]
+    fn ends_badly(mut self, code: i32) -> Vec<String> {
+        let status = self.child.wait().unwrap();
+        let said: Vec<String> = self.said.iter().collect();
+        assert_eq!(status.code(), Some(code), "{said:?}");
+        said
+    }
+
     /// Its last words, if it ends well.
     #[track_caller]
     fn ends_well(mut self) -> Vec<String> {
@@ -126,6 +145,27 @@ impl<'a> Cluster<'a> {
         Process::start(self.executor_command())
     }
 
+    /// Executors that are known to the scheduler.
+    fn executors(&self, number: usize) -> Vec<Process> {
+        let executors: Vec<_> = (0..number).map(|_| self.executor()).collect();
+        self.has(&format!("{number} executor"));
+        executors
+    }
+
+    /// Waits until `twinlens cluster` says so.
+    #[track_caller]
+    fn has(&self, text: &str) {
+        let started = Instant::now();
+        loop {
+            let told = stdout(&self.status());
+            if told.contains(text) {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "not `{text}`: {told}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     fn run_command(&self, dir: &str, args: &[&str]) -> Command {
         let dir = url(self.place, dir);
         let mut command = self.place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", &dir]);
@@ -146,9 +186,13 @@ impl<'a> Cluster<'a> {
 
 /// The run of one process.
 fn reference(place: &Place) {
+    reference_with(place, &[]);
+}
+
+fn reference_with(place: &Place, args: &[&str]) {
     let dir = url(place, "alone");
     let mut alone = place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", &dir]);
-    let alone = alone.env("WORD", "x").output().unwrap();
+    let alone = alone.args(args).env("WORD", "x").output().unwrap();
     assert!(alone.status.success(), "{}", stderr(&alone));
 }
 
@@ -157,11 +201,52 @@ fn assert_same(place: &Place, found: &str) {
     let (expected, mut found) = (all_files(&place.path("alone")), all_files(&place.path(found)));
     // An executor that was slower than the run may leave a record that nobody reads.
     found.retain(|name, _| expected.contains_key(name) || !name.contains("/commits/"));
-    assert!(expected.len() > 60);
+    assert!(expected.len() > 20);
     assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
     for (name, bytes) in &expected {
         assert!(found[name] == *bytes, "{name} differs");
     }
+}
+
+/// How many records of splits there are in a run.
+fn recorded(place: &Place, dir: &str) -> usize {
+    let mut folders = vec![place.path(dir)];
+    let mut records = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            records += usize::from(path.extension().is_some_and(|extension| extension == "json"));
+            if path.is_dir() && !path.ends_with(".workers") {
+                folders.push(path);
+            }
+        }
+    }
+    records
+}
+
+/// Writes a pipeline whose splits sleep.
+fn write_sleeping(place: &Place, seconds: f64, splits: usize) {
+    let rows = place.path("rows.arrow");
+    let columns = ["uid", "url", "caption"];
+    let schema = Schema::new(columns.map(|name| Field::new(name, DataType::Utf8, false)).to_vec());
+    let column = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+    let values = vec![column("1"), column("http://a.example/1.jpg"), column("one")];
+    let batch = RecordBatch::try_new(Arc::new(schema), values).unwrap();
+    let mut writer = StreamWriter::try_new(fs::File::create(&rows).unwrap(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let pipeline = format!(
+        r#"
+        name = "sleeping"
+        [stages.rows]
+        kind = "command"
+        command = ["sh", "-c", "sleep {seconds}; cat {}"]
+        columns = {{ uid = "string", url = "string", caption = "string" }}
+        splits = {splits}
+        "#,
+        rows.display()
+    );
+    place.write("pipeline.toml", &pipeline);
 }
 
 /// Splits that an executor made, by its last line.
@@ -217,229 +302,36 @@ fn inputs_of_the_runs_own_disk_are_sent_along() {
 }
 
 #[test]
-fn executors_that_are_killed_or_stopped_lose_nothing() {
+fn variants_and_limited_runs_are_those_of_one_process() {
     let place = place();
-    reference(&place);
-    let (mut times, mut killed, mut round) = (RandomTimes(20_261_201), 0, 0);
-    while killed < kills(4) {
-        let cluster = Cluster::new(&place);
-        let dir = format!("shared-{round}");
-        let mut executors = vec![cluster.executor(), cluster.executor()];
-        let mut run = cluster.run(&dir);
-        let mut stopped: Option<(Process, Instant)> = None;
-        while !run.has_ended() {
-            std::thread::sleep(Duration::from_millis(300) + times.next(Duration::from_millis(2500)));
-            let lost = executors.remove(0);
-            executors.push(cluster.executor());
-            if round % 2 == 1 && stopped.is_none() {
-                // A zombie: it goes on when others have long made its split.
-                lost.signal("-STOP");
-                stopped = Some((lost, Instant::now()));
-            } else {
-                lost.kill();
-                killed += 1;
-            }
-            if let Some((zombie, since)) = stopped.take_if(|(_, since)| since.elapsed().as_secs() > 5) {
-                assert!(since.elapsed().as_secs() < 30);
-                zombie.signal("-CONT");
-                executors.push(zombie);
-            }
-        }
-        run.ends_well();
-        assert_same(&place, &dir);
-        fs::remove_dir_all(place.path(&dir)).unwrap();
-        round += 1;
+    let swept = PAIRS.replace("[stages.unique]", "[stages.short]\nkind = \"filter\"\ninput = \"lower\"\nwhere = \"char_length(caption) < ${most}\"\nsweep = { most = [20, 40] }\n\n[stages.unique]");
+    place.write("pipeline.toml", &swept);
+    let cluster = Cluster::new(&place);
+    let _executors = cluster.executors(2);
+    for args in [&["--max-rows", "700"][..], &["--until", "lower"], &[]] {
+        reference_with(&place, args);
+        Process::start(cluster.run_command("shared", args)).ends_well();
+        assert_same(&place, "shared");
     }
 }
 
 #[test]
-fn a_run_that_is_killed_resumes_with_what_executors_made() {
+fn executors_share_a_run_in_s3_also_when_it_is_away_for_a_while() {
+    let Some(mut s3) = S3::start() else { return };
     let place = place();
     reference(&place);
     let cluster = Cluster::new(&place);
-    let _executors = [cluster.executor(), cluster.executor()];
-    let (mut times, mut killed, mut round) = (RandomTimes(20_261_202), 0, 0);
-    while killed < kills(4) {
-        let dir = format!("shared-{round}");
-        loop {
-            let mut run = cluster.run(&dir);
-            let (until, started) = (times.next(Duration::from_secs(4)), Instant::now());
-            while started.elapsed() < until && !run.has_ended() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if run.has_ended() {
-                run.ends_well();
-                break;
-            }
-            run.kill();
-            killed += 1;
-        }
-        assert_same(&place, &dir);
-        fs::remove_dir_all(place.path(&dir)).unwrap();
-        round += 1;
-    }
-}
-
-#[test]
-fn a_scheduler_that_is_killed_and_started_again_loses_nothing() {
-    let place = place();
-    reference(&place);
-    let mut cluster = Cluster::new(&place);
-    let _executors = [cluster.executor(), cluster.executor()];
-    let bind = cluster.address.strip_prefix("df://").unwrap().to_string();
-    let (mut times, mut killed, mut round) = (RandomTimes(20_261_203), 0, 0);
-    while killed < kills(2) {
-        let dir = format!("shared-{round}");
-        let mut run = cluster.run(&dir);
-        std::thread::sleep(Duration::from_millis(500) + times.next(Duration::from_millis(2500)));
-        if !run.has_ended() {
-            cluster.scheduler.take().unwrap().kill();
-            std::thread::sleep(Duration::from_secs(1));
-            cluster.start_scheduler(&bind);
-            killed += 1;
-        }
-        run.ends_well();
-        assert_same(&place, &dir);
-        fs::remove_dir_all(place.path(&dir)).unwrap();
-        round += 1;
-    }
-}
-
-#[test]
-fn an_interrupted_run_stops_its_executors_and_resumes() {
-    let place = Place::new();
-    place.write("pipeline.toml", SLEEPING);
-    let cluster = Cluster::new(&place);
-    let executor = cluster.executor();
-    let mut run = cluster.run("shared");
-    let started = Instant::now();
-    while !stdout(&cluster.status()).contains("1 split in flight") {
-        assert!(started.elapsed() < Duration::from_secs(60) && !run.has_ended());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    run.signal("-INT");
-    let interrupted = Instant::now();
-    assert_eq!(run.child.wait().unwrap().code(), Some(130));
-    assert!(interrupted.elapsed() < Duration::from_secs(14), "{:?}", interrupted.elapsed());
-    // Nobody waits for its split, and it is dropped.
-    std::thread::sleep(Duration::from_secs(2));
-    let told = stdout(&cluster.status());
-    assert!(told.contains("0 splits in flight, 0 waiting"), "{told}");
-    executor.signal("-TERM");
-    assert_eq!(splits_made(&executor.ends_well()), 0);
-}
-
-/// Splits that take longer than a test.
-const SLEEPING: &str = r#"
-name = "sleeping"
-
-[stages.rows]
-kind = "command"
-command = ["sh", "-c", "sleep 60"]
-columns = { uid = "string", url = "string", caption = "string" }
-splits = 3
-"#;
-
-#[test]
-fn what_cannot_work_is_refused_with_the_reason() {
-    let place = place();
-    let cluster = Cluster::new(&place);
-    // With an executor of another key.
-    let mut other = cluster.executor_command();
-    other.env("TWINLENS_CLUSTER_KEY", "another secret of the user").env("WORD", "x");
-    let _other = Process::start_plain(other);
-    let cases: [(&str, &[&str], &[(&str, &str)], &str); 6] = [
-        (
-            "no scheduler",
-            &["--on", "df://127.0.0.1:1", "--patience", "1s"],
-            &[],
-            "error: nothing answers at df://127.0.0.1:1: Connection refused (os error 111)\n\
-             hint: start one: twinlens scheduler",
-        ),
-        (
-            "a local directory",
-            &["--dir", "here"],
-            &[],
-            "error: here is a directory of this machine, which executors elsewhere do not see\n\
-             hint: use an object store",
-        ),
-        (
-            "no address",
-            &["--on", "http://sched"],
-            &[],
-            "error: `http://sched` is not the address of a scheduler",
-        ),
-        (
-            "another build",
-            &[],
-            &[("TWINLENS_PRETEND", "9.9.9")],
-            " is twinlens 0.1.0 on x86_64, this is 9.9.9 on x86_64\nhint: run the same build",
-        ),
-        (
-            "another key",
-            &[],
-            &[],
-            ": the run has another key than this executor\n\
-             hint: set TWINLENS_CLUSTER_KEY to the same secret on all machines",
-        ),
-        (
-            "no key",
-            &[],
-            &[("TWINLENS_CLUSTER_KEY", "")],
-            ": the run has no key, but this executor has one\nhint: set TWINLENS_CLUSTER_KEY",
-        ),
-    ];
-    for (name, args, variables, expected) in cases {
-        let dir = url(&place, &format!("refused-{}", name.replace(' ', "-")));
-        let mut command = place.command(&["run", "pipeline.toml", "--progress", "never"]);
-        if !args.contains(&"--dir") {
-            command.args(["--dir", &dir]);
-        }
-        if !args.contains(&"--on") {
-            command.args(["--on", &cluster.address]);
-        }
-        command.args(args).env("TWINLENS_CLUSTER_KEY", KEY).env("WORD", "x");
-        command.envs(variables.iter().copied());
-        let output = command.output().unwrap();
-        let error = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{name}: {error}");
-        assert!(error.contains(expected), "{name}: {error}");
-    }
-
-    // Others could reach it.
-    let open = place.command(&["executor", &cluster.address]).output().unwrap();
-    let error = stderr(&open);
-    assert!(error.contains("an executor that others reach needs a key"), "{error}");
-}
-
-#[test]
-fn a_run_without_executors_gives_up_and_keeps_what_was_made() {
-    let place = place();
-    let cluster = Cluster::new(&place);
-    let started = Instant::now();
-    let alone = cluster.run_command("shared", &["--patience", "2s"]).output().unwrap();
-    let error = stderr(&alone);
-    assert_eq!(alone.status.code(), Some(1), "{error}");
-    assert!(error.contains("error: stage `long`: there are no executors at df://127.0.0.1:"), "{error}");
-    assert!(error.contains("hint: start them: twinlens executor df://"), "{error}");
-    assert!(error.contains("resume with: "), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(20));
-}
-
-#[test]
-fn an_error_on_an_executor_is_told_as_if_it_were_here() {
-    let place = Place::new();
-    place.write("pipeline.toml", &SLEEPING.replace("sleep 60", "exit 3"));
-    let here = place.output(&["run", "pipeline.toml", "--progress", "never", "--dir", "alone"]);
-    let cluster = Cluster::new(&place);
-    let _executor = cluster.executor();
-    let there = cluster.run_command("shared", &[]).output().unwrap();
-    assert_eq!(there.status.code(), Some(1));
-    let told = |output: &Output| {
-        let text = stderr(output);
-        let lines = text.lines().skip_while(|line| !line.starts_with("error"));
-        lines.take_while(|line| !line.starts_with("resume")).map(String::from).collect::<Vec<_>>()
+    let with_s3 = |mut command: Command| {
+        s3.give(&mut command);
+        Process::start(command)
     };
-    assert_eq!(told(&there), told(&here));
-    assert!(!told(&here).is_empty());
+    let _executors = [with_s3(cluster.executor_command()), with_s3(cluster.executor_command())];
+    let mut run = cluster.run_command("unused", &[]);
+    run.args(["--dir", "s3://bucket/run"]);
+    let run = with_s3(run);
+    std::thread::sleep(Duration::from_secs(3));
+    s3.pause(Duration::from_secs(8));
+    run.ends_well();
+    assert!(s3.fetch(&place.path("fetched")) > 60);
+    assert_same(&place, "fetched/run");
 }

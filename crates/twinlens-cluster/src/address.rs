@@ -26,11 +26,7 @@ impl Address {
 
     /// `HOST:PORT`.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        format!("{}:{}", url_host(&self.host), self.port)
     }
 }
 
@@ -40,11 +36,16 @@ impl fmt::Display for Address {
     }
 }
 
+/// A text that is not the address of a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the address of a scheduler: df://HOST:PORT")]
+pub struct MalformedAddress(String);
+
 impl FromStr for Address {
-    type Err = String;
+    type Err = MalformedAddress;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || format!("`{text}` is not the address of a scheduler: df://HOST:PORT");
+        let malformed = || MalformedAddress(text.into());
         let rest = match text.split_once("://") {
             Some(("df", rest)) => rest.trim_end_matches('/'),
             Some(_) => return Err(malformed()),
@@ -66,6 +67,11 @@ impl FromStr for Address {
         let port = port.map_or(Ok(PORT), str::parse).map_err(|_| malformed())?;
         Ok(Self { host: host.into(), port })
     }
+}
+
+/// A host as it stands in a URL: an IPv6 address in brackets.
+pub(crate) fn url_host(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.into() }
 }
 
 /// The host by which others reach this machine, as far as its routes tell; without a route, its

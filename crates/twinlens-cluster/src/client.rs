@@ -1,7 +1,7 @@
 //! A run's connection to the scheduler: one job per split.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ballista_core::client::BallistaClient;
@@ -18,7 +18,7 @@ use futures::future::join_all;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::address::Address;
+use crate::address::{Address, url_host};
 use crate::node::report_of;
 use crate::scheduler::MESSAGE;
 
@@ -57,7 +57,9 @@ impl JobEnd {
 /// A connection that is made again when it breaks.
 pub(crate) struct Scheduler {
     address: Address,
-    jobs: SchedulerGrpcClient<Channel>,
+    endpoint: Endpoint,
+    /// Made by the first call, since it needs the runtime.
+    jobs: OnceLock<SchedulerGrpcClient<Channel>>,
     session: String,
     /// Jobs that have not ended.
     open: Mutex<BTreeSet<String>>,
@@ -65,16 +67,29 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(address: Address, session: String) -> Result<Self, String> {
-        let endpoint = Endpoint::from_shared(address.http()).map_err(|error| error.to_string())?;
+    pub(crate) fn new(address: Address, session: String) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(address.http())?;
         let endpoint = endpoint.connect_timeout(CALL).timeout(CALL).tcp_nodelay(true);
-        let jobs = SchedulerGrpcClient::new(endpoint.connect_lazy());
-        let jobs = jobs.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-        Ok(Self { address, jobs, session, open: Mutex::default(), results: Default::default() })
+        let (jobs, open, results) = Default::default();
+        Ok(Self { address, endpoint, jobs, session, open, results })
     }
 
-    /// Runs a plan under a name. What `ended` says ends it: the caller knows more of the cluster.
-    pub(crate) async fn run(&self, plan: Vec<u8>, name: &str, ended: impl Fn() -> Option<JobEnd>) -> JobEnd {
+    fn jobs(&self) -> SchedulerGrpcClient<Channel> {
+        let connect = || {
+            let jobs = SchedulerGrpcClient::new(self.endpoint.connect_lazy());
+            jobs.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE)
+        };
+        self.jobs.get_or_init(connect).clone()
+    }
+
+    /// Runs a plan under a name. What `ended` says of its job ends it: the caller knows more of the
+    /// cluster.
+    pub(crate) async fn run(
+        &self,
+        plan: Vec<u8>,
+        name: &str,
+        ended: impl Fn(&str) -> Option<JobEnd>,
+    ) -> JobEnd {
         let job = match self.submit(plan, name).await {
             Ok(job) => job,
             Err(end) => return end,
@@ -99,7 +114,7 @@ impl Scheduler {
         version::insert_version_header(request.metadata_mut());
         // `execute_query_push` would tell the job's id only with its first status: too late to
         // cancel it.
-        let answer = self.jobs.clone().execute_query(request).await.map_err(|status| failed_call(&status))?;
+        let answer = self.jobs().execute_query(request).await.map_err(|status| failed_call(&status))?;
         match answer.into_inner().result {
             Some(execute_query_result::Result::Success(job)) => Ok(job.job_id),
             Some(execute_query_result::Result::Failure(failure)) => {
@@ -109,16 +124,16 @@ impl Scheduler {
         }
     }
 
-    async fn wait(&self, job: &str, ended: impl Fn() -> Option<JobEnd>) -> JobEnd {
+    async fn wait(&self, job: &str, ended: impl Fn(&str) -> Option<JobEnd>) -> JobEnd {
         let (started, mut known) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep((started.elapsed() / LOOK_SHARE).clamp(LOOK.0, LOOK.1)).await;
-            if let Some(end) = ended() {
+            if let Some(end) = ended(job) {
                 self.cancel(job.into()).await;
                 return end;
             }
             let params = GetJobStatusParams { job_id: job.into() };
-            let status = match self.jobs.clone().get_job_status(params).await {
+            let status = match self.jobs().get_job_status(params).await {
                 Ok(status) => status.into_inner().status.and_then(|status| status.status),
                 Err(status) => return failed_call(&status),
             };
@@ -180,8 +195,8 @@ impl Scheduler {
         if let Some(client) = &*results {
             return Ok(client.clone());
         }
-        let Address { host, port } = &self.address;
-        let client = BallistaClient::try_new(host, *port, MESSAGE, false, None, 1, 100, 0, 0);
+        let host = url_host(&self.address.host);
+        let client = BallistaClient::try_new(&host, self.address.port, MESSAGE, false, None, 1, 100, 0, 0);
         let client = client.await.map_err(|error| error.to_string())?;
         Ok(results.insert(client).clone())
     }
@@ -194,7 +209,7 @@ impl Scheduler {
 
     async fn cancel(&self, job_id: String) {
         // Executors end what is not cancelled, and it is recorded: nothing is lost.
-        let _ = self.jobs.clone().cancel_job(CancelJobParams { job_id }).await;
+        let _ = self.jobs().cancel_job(CancelJobParams { job_id }).await;
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

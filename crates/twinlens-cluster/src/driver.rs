@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use twinlens_dataset::Commit;
 use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::storage::Location;
 use twinlens_pipeline::run::elsewhere::{Elsewhere, UnitWork};
@@ -37,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const AHEAD: usize = 2;
 /// Attempts at a split that a machine failed, or whose executors were lost.
 const ATTEMPTS: u32 = 8;
+/// How often a run looks for the record of a split in flight.
+const UNTOLD: Duration = Duration::from_secs(30);
 /// How long a run waits before the second attempt; then twice as long, and so on.
 const BACK_OFF: Duration = Duration::from_millis(500);
 
@@ -86,7 +89,7 @@ struct Seen {
     restarts: u64,
     executors: usize,
     slots: usize,
-    /// The attempts at splits that are made again.
+    /// The attempts of jobs whose executors were lost.
     attempts: BTreeMap<String, u32>,
     /// When there was an executor last.
     had_executors: Instant,
@@ -99,7 +102,8 @@ impl ClusterRun {
     /// # Errors
     /// The user's: the address is malformed.
     pub fn new(connection: Connection, directory: SharedRun) -> Result<Self, RunError> {
-        let scheduler = Scheduler::new(connection.address.clone(), session_name()).map_err(RunError::user)?;
+        let scheduler = Scheduler::new(connection.address.clone(), session_name());
+        let scheduler = scheduler.map_err(|error| RunError::user(error.to_string()))?;
         let seen = Seen {
             scheduler: None,
             restarts: 0,
@@ -193,20 +197,20 @@ impl Watched {
         }
         (seen.executors, seen.slots) = (status.executors.len(), status.slots());
         let again = status.in_flight.iter().filter(|split| split.attempt > 1);
-        seen.attempts = again.map(|split| (split.label.clone(), split.attempt)).collect();
+        seen.attempts = again.map(|split| (split.job.clone(), split.attempt)).collect();
         if seen.executors > 0 {
             seen.had_executors = Instant::now();
         }
     }
 
     /// Why a job has ended that the scheduler says nothing of.
-    fn ended(&self, restarts: u64, label: &str) -> Option<JobEnd> {
+    fn ended(&self, restarts: u64, job: &str) -> Option<JobEnd> {
         let seen = guard(&self.seen);
         if seen.restarts != restarts {
             return Some(JobEnd::Unreachable("the scheduler was started again".into()));
         }
         // Ballista gives a split whose executor was lost to another one, again and again.
-        let attempt = seen.attempts.get(label).copied().unwrap_or(1);
+        let attempt = seen.attempts.get(job).copied().unwrap_or(1);
         (attempt > ATTEMPTS).then(|| JobEnd::Lost {
             why: "each time the executor that made it was lost".into(),
             attempts: attempt - 1,
@@ -254,8 +258,15 @@ impl<'a> Unit<'a> {
         loop {
             let watched = &self.run.watched;
             let restarts = guard(&watched.seen).restarts;
-            let ended = || watched.ended(restarts, &task.label);
-            let why = match self.run.scheduler.run(self.plan(task)?, &task.label, ended).await {
+            let ended = |job: &str| watched.ended(restarts, job);
+            let plan = self.plan(task)?;
+            let end = tokio::select! {
+                end = self.run.scheduler.run(plan, &task.label, ended) => end,
+                commit = self.recorded(task.number) => {
+                    return Ok(SplitDone { commit: commit?, seconds: None, is_own: false });
+                }
+            };
+            let why = match end {
                 JobEnd::Report(sealed) => match self.read(&sealed)? {
                     Some(Report::Done { commit, seconds }) => {
                         if commit.split != task.number {
@@ -290,8 +301,7 @@ impl<'a> Unit<'a> {
                     why
                 }
             };
-            let (records, number) = (self.records.clone(), task.number);
-            if let Some(commit) = blocking(move || records.get(number)).await?? {
+            if let Some(commit) = self.record(task.number).await? {
                 // Made, but the answer was lost.
                 return Ok(SplitDone { commit, seconds: None, is_own: false });
             }
@@ -304,6 +314,25 @@ impl<'a> Unit<'a> {
             }
             self.progress.note(format!("{split} is sent again: {why}"));
             tokio::time::sleep(BACK_OFF * 2u32.pow(attempts.min(4))).await;
+        }
+    }
+
+    /// The record of a split that was made.
+    async fn record(&self, number: u64) -> Result<Option<Commit>, RunError> {
+        let records = self.records.clone();
+        Ok(blocking(move || records.get(number)).await??)
+    }
+
+    /// Waits for the record of a split whose end the scheduler is not told of: Ballista's executors
+    /// say it once.
+    async fn recorded(&self, number: u64) -> Result<Commit, RunError> {
+        loop {
+            tokio::time::sleep(UNTOLD).await;
+            if let Some(commit) = self.record(number).await? {
+                // It may be on its way.
+                tokio::time::sleep(LOOK).await;
+                return Ok(commit);
+            }
         }
     }
 

@@ -44,7 +44,7 @@ impl ExecutionEngine for SplitEngine {
         let cancel = CancellationToken::new();
         let maker = Cancellable { units: self.units.clone(), cancel: cancel.clone() };
         let split = Arc::new(split.with_maker(Arc::new(maker)));
-        let plan = datafusion::physical_plan::with_new_children_if_necessary(plan, vec![split])?;
+        let plan = datafusion::physical_plan::replace_children_if_necessary(plan, vec![split])?;
         let stage = DefaultExecutionEngine::new().create_query_stage_exec(
             job_id,
             stage_id,

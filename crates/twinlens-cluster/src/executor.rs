@@ -3,15 +3,17 @@
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use ballista_executor::executor_server::TERMINATING;
 use tokio_util::sync::CancellationToken;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::recipe::{Build, host_name};
 
-use crate::address::Address;
+use crate::address::{Address, url_host};
 use crate::engine::SplitEngine;
 use crate::node::SplitCodec;
 use crate::scheduler::MESSAGE;
@@ -46,8 +48,8 @@ pub struct ExecutorOptions {
     pub patience: Duration,
 }
 
-/// Makes splits until the process is asked to end; `tell` gets messages for the user. Gives the
-/// number of splits that were made.
+/// Makes splits until the process is asked to end, when `cancel` fires too; `tell` gets messages
+/// for the user. Gives the number of splits that were made.
 ///
 /// # Errors
 /// There is no scheduler, or one of another build; the machine fails again and again.
@@ -58,12 +60,34 @@ pub async fn serve(
     cancel: CancellationToken,
 ) -> Result<u64, RunError> {
     check_key(&options, &workshop)?;
-    let status = wait_for_scheduler(&options, &tell, &cancel).await?;
-    check_build(&options.scheduler, &status.build)?;
     let units = Arc::new(Units::new(workshop));
-    let config = Arc::new(config(&options, &status, units.clone())?);
-    let name = &config.executor_id;
-    let slots = options.slots;
+    loop {
+        let status = match wait_for_scheduler(&options, &tell, &cancel).await {
+            Err(RunError::Interrupted) => return Ok(units.made()),
+            other => other?,
+        };
+        check_build(&options.scheduler, &status.build)?;
+        join(&options, &status, &units, &tell).await?;
+        // The process and this token get the same signal, in any order.
+        if tokio::time::timeout(LOOK, cancel.cancelled()).await.is_ok() {
+            return Ok(units.made());
+        }
+        // Ballista ends an executor whose heartbeats are not answered five times, or which was
+        // taken for lost: a scheduler that was away or a machine that slept.
+        tell("the connection to the scheduler was lost");
+        TERMINATING.store(false, Ordering::Release);
+    }
+}
+
+/// Makes splits as an executor of the scheduler, until one of them ends that.
+async fn join(
+    options: &ExecutorOptions,
+    status: &ClusterStatus,
+    units: &Arc<Units>,
+    tell: &impl Fn(&str),
+) -> Result<(), RunError> {
+    let config = Arc::new(config(options, status, units.clone())?);
+    let (name, slots) = (&config.executor_id, options.slots);
     tell(&format!("{name}: makes {slots} splits at a time for {}", options.scheduler));
     tokio::select! {
         ended = start_executor_process(config.clone()) => ended.map_err(|error| {
@@ -71,14 +95,13 @@ pub async fn serve(
                 format!("the executor ended: {error}"),
                 format!("is the scheduler at {} reachable, and are the ports free?", options.scheduler),
             )
-        })?,
+        }),
         () = units.broken.cancelled() => {
             // The last report is on its way.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            return Err(RunError::user("this machine failed several splits in a row: the executor ends"));
+            Err(RunError::user("this machine failed several splits in a row: the executor ends"))
         }
     }
-    Ok(units.made())
 }
 
 /// Without a key, whoever reaches the port could have programs run.
@@ -147,11 +170,11 @@ fn config(
     let random: u32 = rand_word();
     Ok(ExecutorProcessConfig {
         executor_id: format!("{}-{}-{random:08x}", host_name(), std::process::id()),
-        bind_host: options.bind.to_string(),
+        bind_host: url_host(&options.bind.to_string()),
         external_host: options.advertise.clone(),
         port,
         grpc_port,
-        scheduler_host: options.scheduler.host.clone(),
+        scheduler_host: url_host(&options.scheduler.host),
         scheduler_port: options.scheduler.port,
         scheduler_connect_timeout_seconds: 20,
         vcores: options.slots,

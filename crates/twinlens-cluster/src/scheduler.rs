@@ -29,7 +29,7 @@ use tonic::service::RoutesBuilder;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::recipe::Build;
 
-use crate::address::own_host;
+use crate::address::{own_host, url_host};
 use crate::node::SplitCodec;
 use crate::status::{ClusterStatus, Ended, Executor, PATH, SplitInFlight};
 
@@ -38,6 +38,9 @@ pub(crate) const MESSAGE: usize = 64 << 20;
 /// Seconds for which the result of a split is kept. A run fetches it within milliseconds; one that
 /// comes too late finds the record of the split in the run directory.
 const RESULT_KEPT: u64 = 60;
+/// Seconds that an executor which was asked to end has for the splits in flight, before others make
+/// them: less than the 30 that Kubernetes gives a pod.
+const DRAINED: u64 = 20;
 /// Heartbeats are counted in whole seconds.
 const SLACK: Duration = Duration::from_secs(1);
 /// The run decides how long it waits for executors, not Ballista.
@@ -95,9 +98,10 @@ pub async fn serve(
 
 fn config(options: &SchedulerOptions, bound: SocketAddr) -> SchedulerConfig {
     let own = || if bound.ip().is_unspecified() { own_host() } else { bound.ip().to_string() };
+    let host = options.advertise.clone().unwrap_or_else(own);
     let lost_after = options.lost_after.as_secs().max(1);
     SchedulerConfig {
-        external_host: options.advertise.clone().unwrap_or_else(own),
+        external_host: url_host(&host),
         bind_host: bound.ip().to_string(),
         bind_port: bound.port(),
         scheduling_policy: TaskSchedulingPolicy::PushStaged,
@@ -105,6 +109,7 @@ fn config(options: &SchedulerOptions, bound: SocketAddr) -> SchedulerConfig {
         task_distribution: TaskDistributionPolicy::RoundRobin,
         executor_timeout_seconds: lost_after,
         expire_dead_executor_interval_seconds: (lost_after / 4).max(1),
+        executor_termination_grace_period: DRAINED,
         no_executors_grace_period_seconds: NO_EXECUTORS,
         finished_job_data_clean_up_interval_seconds: RESULT_KEPT,
         finished_job_state_clean_up_interval_seconds: RESULT_KEPT,
@@ -177,6 +182,7 @@ impl Pages {
             let tasks = graph.running_tasks();
             waiting += usize::from(tasks.is_empty());
             in_flight.extend(tasks.into_iter().map(|task| SplitInFlight {
+                job: task.job_id.as_str().into(),
                 label: graph.job_name().to_string(),
                 executor: task.executor_id,
                 attempt: u32::try_from(task.task_id).unwrap_or(u32::MAX).saturating_add(1),

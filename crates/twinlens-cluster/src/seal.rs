@@ -55,17 +55,20 @@ impl fmt::Debug for Key {
     }
 }
 
+/// A key that could be guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{VARIABLE} is shorter than {SHORTEST} characters")]
+pub struct ShortKey;
+
 impl Key {
     /// The key that is the value of [`VARIABLE`]; without a value there is none.
     ///
     /// # Errors
-    /// The message for the user, if it is too short.
-    pub fn new(value: Option<&str>) -> Result<Self, String> {
+    /// It is too short.
+    pub fn new(value: Option<&str>) -> Result<Self, ShortKey> {
         match value.map(str::trim).filter(|value| !value.is_empty()) {
             None => Ok(Self(None)),
-            Some(value) if value.len() < SHORTEST => {
-                Err(format!("{VARIABLE} is shorter than {SHORTEST} characters"))
-            }
+            Some(value) if value.len() < SHORTEST => Err(ShortKey),
             Some(value) => Ok(Self(Some(value.as_bytes().to_vec()))),
         }
     }

@@ -49,6 +49,8 @@ pub struct Executor {
 /// A split that an executor makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SplitInFlight {
+    /// The scheduler's name for this request of the run.
+    pub job: String,
     /// The split, as its run describes it.
     pub label: String,
     /// The name of the executor.

@@ -60,8 +60,7 @@ pub fn plain(registry: &Registry, threads: usize) -> SessionContext {
 
 /// Functions of the engine that it has only in builds in which a dependency asks for them
 /// (Ballista): a pipeline must mean the same in every build.
-const OF_SOME_BUILDS: [&str; 8] =
-    ["digest", "md5", "sha224", "sha256", "sha384", "sha512", "encode", "decode"];
+const OF_SOME_BUILDS: [&str; 6] = ["digest", "md5", "sha224", "sha256", "sha384", "sha512"];
 
 /// A session with the functions that SQL may use. `clock` is that of the run.
 pub(crate) fn open(

@@ -56,7 +56,8 @@ impl PairSet {
         self.data.pairs()
     }
 
-    /// Starts to make a part of the batches, of its steps every `every`th, beginning with the first.
+    /// Starts to make a part of the batches: of its steps every `every`th, beginning with the
+    /// first.
     ///
     /// # Errors
     /// A thread cannot be started.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use twinlens_cluster::address::MalformedAddress;
 use twinlens_cluster::executor::{ExecutorEvent, ExecutorOptions, Workshop};
 use twinlens_cluster::scheduler::SchedulerOptions;
 use twinlens_cluster::status::{ClusterStatus, StatusClient};
@@ -176,11 +177,11 @@ fn on_signal(cancel: &CancellationToken, format: LogFormat, text: &'static str) 
 }
 
 fn parse(address: &str) -> Result<Address, Failure> {
-    address.parse().map_err(|message: String| Failure::user(message))
+    address.parse().map_err(|error: MalformedAddress| Failure::user(error.to_string()))
 }
 
 fn key() -> Result<Key, Failure> {
-    Key::new(std::env::var(seal::VARIABLE).ok().as_deref()).map_err(|message| {
-        Failure::from(RunError::user_with_hint(message, "make one with: openssl rand -hex 32"))
+    Key::new(std::env::var(seal::VARIABLE).ok().as_deref()).map_err(|error| {
+        Failure::from(RunError::user_with_hint(error.to_string(), "make one with: openssl rand -hex 32"))
     })
 }
