@@ -46,14 +46,15 @@ fn what_cannot_work_is_refused_with_the_reason() {
             "another key",
             &[],
             &[],
-            ": the run has another key than this executor\n\
+            "error: stage `long`: this run has another key than an executor\n\
              hint: set TWINLENS_CLUSTER_KEY to the same secret on all machines",
         ),
         (
             "no key",
             &[],
             &[("TWINLENS_CLUSTER_KEY", "")],
-            ": the run has no key, but this executor has one\nhint: set TWINLENS_CLUSTER_KEY",
+            "error: stage `long`: this run has no key, but an executor has one\n\
+             hint: set TWINLENS_CLUSTER_KEY to the same secret on all machines",
         ),
     ];
     for (name, args, variables, expected) in cases {

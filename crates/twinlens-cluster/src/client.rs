@@ -21,6 +21,7 @@ use tonic::{Code, Request, Status};
 use crate::address::{Address, url_host};
 use crate::node::report_of;
 use crate::scheduler::MESSAGE;
+use crate::watch::{JobEnd, SplitWatch};
 
 /// How long a call to the scheduler may take.
 const CALL: Duration = Duration::from_secs(20);
@@ -29,30 +30,6 @@ const UNKNOWN: Duration = Duration::from_secs(10);
 /// The bounds of the time between two looks at a job, and its share of the job's age.
 const LOOK: (Duration, Duration) = (Duration::from_millis(4), Duration::from_secs(1));
 const LOOK_SHARE: u32 = 10;
-
-/// How a job ended.
-#[derive(Debug)]
-pub(crate) enum JobEnd {
-    /// With a sealed report.
-    Report(Vec<u8>),
-    /// Without one: executors were lost, or the result with one of them.
-    Lost {
-        /// Why.
-        why: String,
-        /// So many attempts.
-        attempts: u32,
-    },
-    /// The scheduler does not answer, or was started again since.
-    Unreachable(String),
-    /// The scheduler refuses the job.
-    Refused(String),
-}
-
-impl JobEnd {
-    fn lost(why: impl Into<String>) -> Self {
-        Self::Lost { why: why.into(), attempts: 1 }
-    }
-}
 
 /// A connection that is made again when it breaks.
 pub(crate) struct Scheduler {
@@ -82,20 +59,14 @@ impl Scheduler {
         self.jobs.get_or_init(connect).clone()
     }
 
-    /// Runs a plan under a name. What `ended` says of its job ends it: the caller knows more of the
-    /// cluster.
-    pub(crate) async fn run(
-        &self,
-        plan: Vec<u8>,
-        name: &str,
-        ended: impl Fn(&str) -> Option<JobEnd>,
-    ) -> JobEnd {
+    /// Runs the plan of a split under a name.
+    pub(crate) async fn run(&self, plan: Vec<u8>, name: &str, watch: &mut SplitWatch<'_>) -> JobEnd {
         let job = match self.submit(plan, name).await {
             Ok(job) => job,
             Err(end) => return end,
         };
         self.open().insert(job.clone());
-        let end = self.wait(&job, ended).await;
+        let end = self.wait(&job, watch).await;
         self.open().remove(&job);
         end
     }
@@ -124,11 +95,11 @@ impl Scheduler {
         }
     }
 
-    async fn wait(&self, job: &str, ended: impl Fn(&str) -> Option<JobEnd>) -> JobEnd {
+    async fn wait(&self, job: &str, watch: &mut SplitWatch<'_>) -> JobEnd {
         let (started, mut known) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep((started.elapsed() / LOOK_SHARE).clamp(LOOK.0, LOOK.1)).await;
-            if let Some(end) = ended(job) {
+            if let Some(end) = watch.ended(job).await {
                 self.cancel(job.into()).await;
                 return end;
             }

@@ -1,6 +1,6 @@
 //! The run, as its executors see it: it sends splits, one job each, and gives what comes back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,35 +11,31 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::Commit;
 use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::storage::Location;
+use twinlens_pipeline::RunError;
 use twinlens_pipeline::run::elsewhere::{Elsewhere, UnitWork};
 use twinlens_pipeline::run::events::Progress;
 use twinlens_pipeline::run::recipe::UnitRecipe;
 use twinlens_pipeline::run::splits::{SplitDone, SplitTask};
 use twinlens_pipeline::run::workers::SharedRun;
-use twinlens_pipeline::{RunError, blocking};
 
 use crate::address::Address;
-use crate::client::{JobEnd, Scheduler};
+use crate::client::Scheduler;
 use crate::executor::{check_build, no_scheduler};
 use crate::node::SplitExec;
 use crate::request::{Report, SplitRequest};
-use crate::seal::{Key, Purpose};
-use crate::status::{ClusterStatus, StatusClient, StatusError};
+use crate::seal::{Key, Purpose, Refusal, VARIABLE};
+use crate::status::{StatusClient, StatusError};
+use crate::watch::{ATTEMPTS, JobEnd, Watched};
 
 /// How often a run looks at the cluster.
 const LOOK: Duration = Duration::from_secs(1);
 /// Splits that the cluster has per slot, so that no executor waits for the run.
 const AHEAD: usize = 2;
-/// Attempts at a split that a machine failed, or whose executors were lost.
-const ATTEMPTS: u32 = 8;
-/// How often a run looks for the record of a split in flight.
-const UNTOLD: Duration = Duration::from_secs(30);
 /// How long a run waits before the second attempt; then twice as long, and so on.
 const BACK_OFF: Duration = Duration::from_millis(500);
 
@@ -74,28 +70,6 @@ impl fmt::Debug for ClusterRun {
     }
 }
 
-/// What a run knows of its cluster.
-#[derive(Debug)]
-struct Watched {
-    seen: Mutex<Seen>,
-    changed: Notify,
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    /// The scheduler that answered last.
-    scheduler: Option<String>,
-    /// How often another one answered.
-    restarts: u64,
-    executors: usize,
-    slots: usize,
-    /// The attempts of jobs whose executors were lost.
-    attempts: BTreeMap<String, u32>,
-    /// When there was an executor last.
-    had_executors: Instant,
-    has_told: bool,
-}
-
 impl ClusterRun {
     /// A run over `connection`. `directory` holds its run directory.
     ///
@@ -104,16 +78,7 @@ impl ClusterRun {
     pub fn new(connection: Connection, directory: SharedRun) -> Result<Self, RunError> {
         let scheduler = Scheduler::new(connection.address.clone(), session_name());
         let scheduler = scheduler.map_err(|error| RunError::user(error.to_string()))?;
-        let seen = Seen {
-            scheduler: None,
-            restarts: 0,
-            executors: 0,
-            slots: 0,
-            attempts: BTreeMap::new(),
-            had_executors: Instant::now(),
-            has_told: false,
-        };
-        let watched = Arc::new(Watched { seen: Mutex::new(seen), changed: Notify::new() });
+        let watched = Arc::new(Watched::new());
         Ok(Self { connection, directory, scheduler, watched, watcher: Mutex::default() })
     }
 
@@ -168,8 +133,9 @@ impl Elsewhere for ClusterRun {
             Err(error) => return stream::once(async { Err(error) }).boxed(),
         };
         // The time without executors counts from when they are needed.
-        guard(&self.watched.seen).had_executors = Instant::now();
-        let dispatch = Dispatch { unit, waiting: tasks.into(), in_flight: FuturesUnordered::new(), cancel };
+        self.watched.need_executors();
+        let in_flight = FuturesUnordered::new();
+        let dispatch = Dispatch { unit, waiting: tasks.into(), in_flight, cancel, has_told: false };
         stream::unfold(Some(dispatch), |dispatch| async {
             let mut dispatch = dispatch?;
             let next = dispatch.next().await?;
@@ -185,40 +151,6 @@ impl Elsewhere for ClusterRun {
         }
         self.scheduler.cancel_all().await;
         self.directory.end().await
-    }
-}
-
-impl Watched {
-    fn look(&self, status: &ClusterStatus) {
-        let mut seen = guard(&self.seen);
-        if seen.scheduler.as_ref() != Some(&status.scheduler) {
-            seen.restarts += u64::from(seen.scheduler.is_some());
-            seen.scheduler = Some(status.scheduler.clone());
-        }
-        (seen.executors, seen.slots) = (status.executors.len(), status.slots());
-        let again = status.in_flight.iter().filter(|split| split.attempt > 1);
-        seen.attempts = again.map(|split| (split.job.clone(), split.attempt)).collect();
-        if seen.executors > 0 {
-            seen.had_executors = Instant::now();
-        }
-    }
-
-    /// Why a job has ended that the scheduler says nothing of.
-    fn ended(&self, restarts: u64, job: &str) -> Option<JobEnd> {
-        let seen = guard(&self.seen);
-        if seen.restarts != restarts {
-            return Some(JobEnd::Unreachable("the scheduler was started again".into()));
-        }
-        // Ballista gives a split whose executor was lost to another one, again and again.
-        let attempt = seen.attempts.get(job).copied().unwrap_or(1);
-        (attempt > ATTEMPTS).then(|| JobEnd::Lost {
-            why: "each time the executor that made it was lost".into(),
-            attempts: attempt - 1,
-        })
-    }
-
-    fn seen(&self) -> Seen {
-        guard(&self.seen).clone()
     }
 }
 
@@ -244,7 +176,7 @@ impl<'a> Unit<'a> {
             dir: self.run.connection.dir.to_string(),
             recipe: self.recipe.clone(),
             task: task.clone(),
-            executors: self.run.watched.seen().executors,
+            executors: self.run.watched.executors(),
         };
         let body = serde_json::to_vec(&request).map_err(|error| RunError::Internal(error.to_string()))?;
         let sealed = self.run.connection.key.seal(Purpose::Request, &body);
@@ -256,17 +188,8 @@ impl<'a> Unit<'a> {
         let split = format!("split {} ({})", task.number, task.label);
         let (mut attempts, mut unanswered) = (0, None::<Instant>);
         loop {
-            let watched = &self.run.watched;
-            let restarts = guard(&watched.seen).restarts;
-            let ended = |job: &str| watched.ended(restarts, job);
-            let plan = self.plan(task)?;
-            let end = tokio::select! {
-                end = self.run.scheduler.run(plan, &task.label, ended) => end,
-                commit = self.recorded(task.number) => {
-                    return Ok(SplitDone { commit: commit?, seconds: None, is_own: false });
-                }
-            };
-            let why = match end {
+            let mut watch = self.run.watched.split(&self.records, task.number);
+            let why = match self.run.scheduler.run(self.plan(task)?, &task.label, &mut watch).await {
                 JobEnd::Report(sealed) => match self.read(&sealed)? {
                     Some(Report::Done { commit, seconds }) => {
                         if commit.split != task.number {
@@ -284,6 +207,7 @@ impl<'a> Unit<'a> {
                     }
                     None => "it was cancelled".into(),
                 },
+                JobEnd::Recorded(commit) => return Ok(self.recorded(commit)),
                 JobEnd::Refused(why) => {
                     let message = format!("the scheduler refuses {split}: {why}");
                     return Err(RunError::user_with_hint(message, "run the same build on all machines"));
@@ -301,9 +225,8 @@ impl<'a> Unit<'a> {
                     why
                 }
             };
-            if let Some(commit) = self.record(task.number).await? {
-                // Made, but the answer was lost.
-                return Ok(SplitDone { commit, seconds: None, is_own: false });
+            if let Some(commit) = watch.record().await? {
+                return Ok(self.recorded(commit));
             }
             if attempts >= ATTEMPTS {
                 return Err(RunError::user_with_hint(
@@ -317,23 +240,9 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// The record of a split that was made.
-    async fn record(&self, number: u64) -> Result<Option<Commit>, RunError> {
-        let records = self.records.clone();
-        Ok(blocking(move || records.get(number)).await??)
-    }
-
-    /// Waits for the record of a split whose end the scheduler is not told of: Ballista's executors
-    /// say it once.
-    async fn recorded(&self, number: u64) -> Result<Commit, RunError> {
-        loop {
-            tokio::time::sleep(UNTOLD).await;
-            if let Some(commit) = self.record(number).await? {
-                // It may be on its way.
-                tokio::time::sleep(LOOK).await;
-                return Ok(commit);
-            }
-        }
+    /// A split that was made, but whose report was lost.
+    fn recorded(&self, commit: Commit) -> SplitDone {
+        SplitDone { commit, seconds: None, is_own: false }
     }
 
     /// The report of an executor; `None` if it was told to stop.
@@ -341,12 +250,18 @@ impl<'a> Unit<'a> {
         if sealed.is_empty() {
             return Ok(None);
         }
-        let body = self.run.connection.key.open(Purpose::Report, sealed);
-        let report = body.ok().and_then(|body| serde_json::from_slice(body).ok());
-        let report = report.ok_or_else(|| {
+        let body = self.run.connection.key.open(Purpose::Report, sealed).map_err(|refusal| {
+            let what = match refusal {
+                Refusal::NotSealed => "this run has a key, but an executor has none",
+                Refusal::NoKey => "this run has no key, but an executor has one",
+                Refusal::OtherKey => "this run has another key than an executor",
+            };
+            RunError::user_with_hint(what, format!("set {VARIABLE} to the same secret on all machines"))
+        })?;
+        let report = serde_json::from_slice(body).map_err(|error| {
             RunError::user_with_hint(
-                "an executor answered with another key, or is of another build",
-                format!("set {} to the same secret on all machines", crate::seal::VARIABLE),
+                format!("the answer of an executor is not understood: {error}"),
+                "run the same build of twinlens on all machines",
             )
         })?;
         Ok(Some(report))
@@ -359,6 +274,8 @@ struct Dispatch<'a> {
     waiting: VecDeque<SplitTask>,
     in_flight: FuturesUnordered<BoxFuture<'a, Result<SplitDone, RunError>>>,
     cancel: CancellationToken,
+    /// Whether the user was told that there are no executors.
+    has_told: bool,
 }
 
 impl Dispatch<'_> {
@@ -366,11 +283,10 @@ impl Dispatch<'_> {
     async fn next(&mut self) -> Option<Result<SplitDone, RunError>> {
         let watched = self.unit.run.watched.clone();
         loop {
-            let seen = watched.seen();
             if self.cancel.is_cancelled() {
                 self.waiting.clear();
             }
-            while self.in_flight.len() < seen.slots * AHEAD
+            while self.in_flight.len() < watched.slots() * AHEAD
                 && let Some(task) = self.waiting.pop_front()
             {
                 let unit = self.unit.clone();
@@ -379,7 +295,7 @@ impl Dispatch<'_> {
             if self.waiting.is_empty() && self.in_flight.is_empty() {
                 return None;
             }
-            if let Err(error) = self.check_executors(&seen) {
+            if let Err(error) = self.check_executors() {
                 return Some(Err(error));
             }
             tokio::select! {
@@ -392,20 +308,20 @@ impl Dispatch<'_> {
     }
 
     /// Tells the user that there are no executors, and gives up when none comes.
-    fn check_executors(&self, seen: &Seen) -> Result<(), RunError> {
-        if seen.executors > 0 {
-            guard(&self.unit.run.watched.seen).has_told = false;
+    fn check_executors(&mut self) -> Result<(), RunError> {
+        let run = self.unit.run;
+        let Some(time) = run.watched.without_executors() else {
+            self.has_told = false;
             return Ok(());
-        }
-        let Connection { address, patience, .. } = &self.unit.run.connection;
-        if seen.had_executors.elapsed() > *patience {
+        };
+        let Connection { address, patience, .. } = &run.connection;
+        if time > *patience {
             return Err(RunError::user_with_hint(
                 format!("there are no executors at {address}"),
                 format!("start them: twinlens executor {address}; all splits that were made are kept"),
             ));
         }
-        if !seen.has_told {
-            guard(&self.unit.run.watched.seen).has_told = true;
+        if !std::mem::replace(&mut self.has_told, true) {
             let note =
                 format!("waiting for executors at {address} (start them: twinlens executor {address})");
             self.unit.progress.note(note);

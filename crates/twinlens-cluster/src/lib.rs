@@ -21,6 +21,7 @@ pub mod scheduler;
 pub mod seal;
 pub mod status;
 mod units;
+mod watch;
 
 pub use address::Address;
 pub use driver::{ClusterRun, Connection};
