@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{
     Cluster, Process, assert_same, place, recorded, reference, splits_made, write_sleeping,
 };
-use crate::support::{Place, RandomTimes, kills, stderr, stdout};
+use crate::support::{Place, RandomTimes, kills, stdout};
 
 #[test]
 fn executors_that_are_killed_or_stopped_lose_nothing() {
@@ -180,9 +180,11 @@ fn a_split_that_kills_its_executors_ends_the_run_and_is_named() {
     while !run.has_ended() {
         assert!(started.elapsed() < Duration::from_secs(300), "the run does not end");
         std::thread::sleep(Duration::from_millis(100));
-        for executor in executors.iter_mut().filter(|executor| executor.has_ended()) {
-            died += 1;
-            *executor = cluster.executor();
+        for executor in &mut executors {
+            if executor.has_ended() {
+                died += 1;
+                *executor = cluster.executor();
+            }
         }
     }
     let told = run.ends_badly(1).join("\n");

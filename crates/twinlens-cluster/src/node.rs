@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_core::serde::BallistaPhysicalExtensionCodec;
-use datafusion::arrow::array::{ArrayRef, BinaryArray, RecordBatch, UInt64Array};
+use datafusion::arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::memory::MemorySourceConfig;

@@ -1,6 +1,7 @@
 //! Command-line arguments and their help texts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
