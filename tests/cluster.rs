@@ -167,8 +167,11 @@ impl<'a> Cluster<'a> {
     }
 
     fn run_command(&self, dir: &str, args: &[&str]) -> Command {
-        let dir = url(self.place, dir);
-        let mut command = self.place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", &dir]);
+        self.run_command_at(&url(self.place, dir), args)
+    }
+
+    fn run_command_at(&self, url: &str, args: &[&str]) -> Command {
+        let mut command = self.place.command(&["run", "pipeline.toml", "--progress", "never", "--dir", url]);
         command.args(["--on", &self.address]).args(args);
         command.env("TWINLENS_CLUSTER_KEY", KEY).env("WORD", "x");
         command
@@ -215,8 +218,9 @@ fn recorded(place: &Place, dir: &str) -> usize {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();
-            records += usize::from(path.extension().is_some_and(|extension| extension == "json"));
-            if path.is_dir() && !path.ends_with(".workers") {
+            let is_record = path.extension().is_some_and(|extension| extension == "json");
+            records += usize::from(is_record && path.display().to_string().contains("/commits/"));
+            if path.is_dir() {
                 folders.push(path);
             }
         }
@@ -304,7 +308,14 @@ fn inputs_of_the_runs_own_disk_are_sent_along() {
 #[test]
 fn variants_and_limited_runs_are_those_of_one_process() {
     let place = place();
-    let swept = PAIRS.replace("[stages.unique]", "[stages.short]\nkind = \"filter\"\ninput = \"lower\"\nwhere = \"char_length(caption) < ${most}\"\nsweep = { most = [20, 40] }\n\n[stages.unique]");
+    let swept = format!(
+        r#"{PAIRS}
+        [stages.short]
+        kind = "filter"
+        input = "lower"
+        sweep = {{ where = ["char_length(caption) < 20", "char_length(caption) < 40"] }}
+        "#
+    );
     place.write("pipeline.toml", &swept);
     let cluster = Cluster::new(&place);
     let _executors = cluster.executors(2);
@@ -326,9 +337,7 @@ fn executors_share_a_run_in_s3_also_when_it_is_away_for_a_while() {
         Process::start(command)
     };
     let _executors = [with_s3(cluster.executor_command()), with_s3(cluster.executor_command())];
-    let mut run = cluster.run_command("unused", &[]);
-    run.args(["--dir", "s3://bucket/run"]);
-    let run = with_s3(run);
+    let run = with_s3(cluster.run_command_at("s3://bucket/run", &[]));
     std::thread::sleep(Duration::from_secs(3));
     s3.pause(Duration::from_secs(8));
     run.ends_well();

@@ -76,6 +76,7 @@ pub async fn serve(
         // taken for lost: a scheduler that was away or a machine that slept.
         tell("the connection to the scheduler was lost");
         TERMINATING.store(false, Ordering::Release);
+        units.forget();
     }
 }
 

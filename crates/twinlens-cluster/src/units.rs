@@ -103,6 +103,11 @@ impl Units {
         self.made.load(Ordering::Relaxed)
     }
 
+    /// Drops what was built: its connections belong to a runtime that has ended.
+    pub(crate) fn forget(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Makes the split of a sealed request and gives a sealed report.
     pub(crate) async fn report(&self, sealed: &[u8]) -> Vec<u8> {
         let made = AssertUnwindSafe(self.split(sealed)).catch_unwind().await;
