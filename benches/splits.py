@@ -1,25 +1,29 @@
 #!/usr/bin/env python3
-"""What distributing splits costs: runs over workers on this machine, with splits that sleep or do
-nothing.
+"""What distributing splits costs: runs over workers or executors on this machine, with splits that
+sleep or do nothing.
 
-    benches/splits.py overhead --twinlens target/release/twinlens
-    benches/splits.py sleep    --twinlens target/release/twinlens [--seconds 1]
-    benches/splits.py many     --twinlens target/release/twinlens [--splits 100000]
+    benches/splits.py overhead --twinlens target/release/twinlens [--workers]
+    benches/splits.py sleep    --twinlens target/release/twinlens [--workers] [--seconds 1]
+    benches/splits.py many     --twinlens target/release/twinlens [--workers] [--splits 100000]
 
 `overhead` makes 400 splits of one row by one process that makes eight at a time, and locally.
 `sleep` makes 64 splits that sleep, by one, two and four processes that make one at a time (needs
 pyarrow). `many` makes very many of one row and shows the memory of the run and how long `status`,
-`plan` and a run with nothing to do take.
+`plan` and a run with nothing to do take. Without `--workers`, Ballista distributes them (feature
+`cluster`).
 """
 import argparse
 import contextlib
 import os
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
 import tempfile
 import time
+
+KEY = "0123456789abcdef0123456789abcdef"
 
 ROWS = """
 name = "splits"
@@ -45,7 +49,7 @@ class Bench:
     def __init__(self, args, folder):
         self.args = args
         self.folder = folder
-        self.env = {**os.environ, "HOME": str(folder), "SOURCE_DATE_EPOCH": "1700000000"}
+        self.env = {**os.environ, "TWINLENS_CLUSTER_KEY": KEY, "HOME": str(folder), "SOURCE_DATE_EPOCH": "1700000000"}
 
     def start(self, *words, stderr=subprocess.PIPE):
         return subprocess.Popen([self.args.twinlens, *map(str, words)], cwd=self.folder, env=self.env,
@@ -57,12 +61,25 @@ class Bench:
         (self.folder / "rows.csv").write_text("url,caption\n" + "".join(lines))
 
     @contextlib.contextmanager
-    def workers(self, number, slots, dir):
-        # They tell of each split: a pipe that nobody reads would hold them.
-        work = ["work", dir, "--splits", slots, "--threads", 2]
-        running = [self.start(*work, stderr=subprocess.DEVNULL) for _ in range(number)]
+    def helpers(self, number, slots, dir):
+        """Workers or executors; gives the arguments of the run."""
+        running = []
         try:
-            yield
+            if self.args.workers:
+                work = ["work", dir, "--splits", slots, "--threads", 2]
+                # They tell of each split: a pipe that nobody reads would hold them.
+                running += [self.start(*work, stderr=subprocess.DEVNULL) for _ in range(number)]
+                yield ["--workers-only"]
+            else:
+                scheduler = self.start("scheduler", "--bind", "127.0.0.1:0")
+                running.append(scheduler)
+                port = re.search(r"listening at 127.0.0.1:(\d+)", scheduler.stderr.readline())[1]
+                address = f"df://127.0.0.1:{port}"
+                for _ in range(number):
+                    words = ["executor", address, "--bind", "127.0.0.1", "--slots", slots, "--threads", 2]
+                    running.append(self.start(*words, stderr=subprocess.DEVNULL))
+                self.scheduler = scheduler
+                yield ["--on", address]
         finally:
             for process in running:
                 process.kill()
@@ -100,8 +117,8 @@ class Bench:
         self.pipeline(ROWS, splits)
         local, _ = self.run(self.fresh("local"))
         dir = self.fresh("shared")
-        with self.workers(1, 8, dir):
-            shared, _ = self.run(dir, "--workers-only")
+        with self.helpers(1, 8, dir) as words:
+            shared, _ = self.run(dir, *words)
         each = 1000 / splits
         print(f"{splits} splits of one row: here {local:.1f} s ({local * each:.1f} ms each), "
               f"8 in flight elsewhere {shared:.1f} s ({shared * each:.1f} ms each)")
@@ -117,8 +134,8 @@ class Bench:
         (self.folder / "p.toml").write_text(text)
         for number in (1, 2, 4):
             dir = self.fresh("shared")
-            with self.workers(number, 1, dir):
-                seconds, _ = self.run(dir, "--workers-only")
+            with self.helpers(number, 1, dir) as words:
+                seconds, _ = self.run(dir, *words)
             first = first or seconds
             ideal = splits * self.args.seconds / number
             print(f"{splits} splits that sleep {self.args.seconds} s, {number} processes: {seconds:.1f} s "
@@ -128,8 +145,12 @@ class Bench:
         splits = self.args.splits
         self.pipeline(ROWS, splits)
         dir = self.fresh("shared")
-        with self.workers(self.args.processes, 2, dir):
-            seconds, peak = self.run(dir, "--workers-only")
+        with self.helpers(self.args.processes, 2, dir) as words:
+            seconds, peak = self.run(dir, *words)
+            if not self.args.workers:
+                status = pathlib.Path(f"/proc/{self.scheduler.pid}/status").read_text()
+                memory = int(status.split("VmHWM:")[1].split()[0]) / 1000
+                print(f"scheduler: peak {memory:.0f} MB")
         manifest = sum(path.stat().st_size for path in (self.folder / "shared").glob("rows/manifest.jsonl/*")
                        if path.is_file())
         print(f"{splits} splits, {self.args.processes} processes: {seconds:.0f} s ({1000 * seconds / splits:.1f} ms each), "
@@ -142,6 +163,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "sleep", "many"])
     parser.add_argument("--twinlens", required=True, type=pathlib.Path)
+    parser.add_argument("--workers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--splits", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=2)

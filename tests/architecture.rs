@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The workspace crates that each crate may depend on. Development dependencies may add the
 /// testkit, and the image and gallery crates for fixtures.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("twinlens-image", &[]),
     ("twinlens-text", &[]),
     ("twinlens-ranks", &[]),
@@ -24,9 +24,11 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model", "twinlens-ranks"],
     ),
     ("twinlens-eval", &["twinlens-pipeline", "twinlens-dataset", "twinlens-image", "twinlens-model"]),
+    ("twinlens-cluster", &["twinlens-pipeline", "twinlens-dataset"]),
     (
         "twinlens",
         &[
+            "twinlens-cluster",
             "twinlens-crawl",
             "twinlens-curate",
             "twinlens-train",
@@ -75,6 +77,20 @@ fn dependencies_point_downwards() {
     for (name, allowed) in ALLOWED {
         for dependency in dependencies(name).iter().filter(|other| other.starts_with("twinlens")) {
             assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn a_default_build_has_nothing_of_ballista() {
+    for (dependency, optional) in all_dependencies("twinlens-cluster") {
+        assert!(optional, "{dependency} would be built without the feature `ballista`");
+    }
+    let uses_cluster = all_dependencies("twinlens").into_iter().find(|(name, _)| name == "twinlens-cluster");
+    assert_eq!(uses_cluster, Some(("twinlens-cluster".into(), true)));
+    for (name, _) in ALLOWED.iter().filter(|(name, _)| *name != "twinlens-cluster") {
+        for (dependency, _) in all_dependencies(name) {
+            assert!(!dependency.starts_with("ballista"), "{name} must not depend on {dependency}");
         }
     }
 }

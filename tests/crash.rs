@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Place, RandomTimes, kills, stderr};
 
 /// From crawl to shards over the built-in site, with all kinds of splits.
-const SHARDS: &str = r#"
+pub(crate) const SHARDS: &str = r#"
 name = "crash"
 seed = 7
 sites = ["gallery"]

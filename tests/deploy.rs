@@ -81,8 +81,7 @@ fn check_pod(place: &Place, template: &Value) {
 #[test]
 fn kubernetes_manifests_are_valid_and_their_commands_exist() {
     let place = Place::new();
-    let name = "kubernetes-workers.yaml";
-    {
+    for name in ["kubernetes.yaml", "kubernetes-workers.yaml"] {
         let Some(documents) = documents(name) else { return };
         let (mut labels, mut selectors) = (Vec::new(), Vec::new());
         for document in &documents {
@@ -116,16 +115,36 @@ fn kubernetes_manifests_are_valid_and_their_commands_exist() {
 }
 
 #[test]
-fn the_script_is_valid_and_its_commands_exist() {
+fn the_compose_file_is_valid_and_its_commands_exist() {
+    let Some(documents) = documents("compose.yaml") else { return };
+    let (place, compose) = (Place::new(), &documents[0]);
+    assert_eq!(fields(compose), BTreeSet::from(["networks", "services", "volumes"]));
+    let services = compose["services"].as_object().unwrap();
+    let networks = fields(&compose["networks"]);
+    for service in services.values() {
+        check_command(&place, &strings(&service["command"]));
+        assert_eq!(service["image"], "twinlens");
+        assert!(strings(&service["networks"]).iter().all(|network| networks.contains(network)));
+        assert!(strings(&service["depends_on"]).iter().all(|other| services.contains_key(*other)));
+    }
+    // Whoever makes splits, and whoever asks for them.
+    for name in ["executor", "run"] {
+        assert_eq!(strings(&services[name]["environment"]), ["TWINLENS_CLUSTER_KEY"]);
+    }
+}
+
+#[test]
+fn scripts_are_valid_and_their_commands_exist() {
     let place = Place::new();
-    let name = "slurm-workers.sh";
-    let path = folder().join(name);
-    let checked = Command::new("bash").arg("-n").arg(&path).output().unwrap();
-    assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
-    let text = fs::read_to_string(&path).unwrap();
-    let calls = text.lines().filter(|line| !line.starts_with('#'));
-    let calls = calls.filter_map(|line| Some(line.split_once("twinlens ")?.1));
-    let calls: Vec<Vec<&str>> = calls.map(|call| call.split_whitespace().collect()).collect();
-    assert!(calls.len() >= 2, "{name}");
-    calls.iter().for_each(|words| check_command(&place, words));
+    for name in ["slurm.sh", "slurm-workers.sh"] {
+        let path = folder().join(name);
+        let checked = Command::new("bash").arg("-n").arg(&path).output().unwrap();
+        assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
+        let text = fs::read_to_string(&path).unwrap();
+        let calls = text.lines().filter(|line| !line.starts_with('#'));
+        let calls = calls.filter_map(|line| Some(line.split_once("twinlens ")?.1));
+        let calls: Vec<Vec<&str>> = calls.map(|call| call.split_whitespace().collect()).collect();
+        assert!(calls.len() >= 2, "{name}");
+        calls.iter().for_each(|words| check_command(&place, words));
+    }
 }

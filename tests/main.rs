@@ -6,6 +6,8 @@ mod architecture;
 mod cases;
 #[cfg(unix)]
 mod change_of_mind;
+#[cfg(all(unix, feature = "cluster"))]
+mod cluster;
 mod command;
 mod continued;
 mod contracts;

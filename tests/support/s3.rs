@@ -45,6 +45,18 @@ impl S3 {
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret")
     }
 
+    /// Answers nobody for a while.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn pause(&self, time: std::time::Duration) {
+        let signal = |name: &str| {
+            let sent = Command::new("kill").args([name, &self.server.id().to_string()]).status().unwrap();
+            assert!(sent.success());
+        };
+        signal("-STOP");
+        std::thread::sleep(time);
+        signal("-CONT");
+    }
+
     /// Copies all objects of the bucket to a folder, and gives their number.
     pub(crate) fn fetch(&mut self, folder: &Path) -> usize {
         writeln!(self.orders, "fetch {}", folder.display()).unwrap();

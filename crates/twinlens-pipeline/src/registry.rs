@@ -49,6 +49,7 @@ impl Debug for Built {
 }
 
 /// One kind of stage.
+#[derive(Clone)]
 pub struct Kind {
     /// The value of `kind`.
     pub name: &'static str,
@@ -94,7 +95,7 @@ impl Kind {
 }
 
 /// Every kind of stage, every SQL function and every web site of a program.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
     scalar: Vec<ScalarUDF>,

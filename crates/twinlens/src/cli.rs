@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use data::{InitArgs, ShowArgs};
+pub(crate) use machines::{ClusterArgs, ExecutorArgs, LimitArgs, SchedulerArgs, SharingArgs, WorkArgs};
 pub(crate) use reference::{CompletionsArgs, HelpArgs, ManArgs, SchemaArgs, SetsArgs, StagesArgs};
 pub(crate) use training::{CostArgs, RanksArgs};
 pub(crate) use values::{
@@ -14,6 +15,7 @@ pub(crate) use values::{
 use values::{duration, size};
 
 mod data;
+mod machines;
 mod reference;
 mod training;
 mod values;
@@ -40,6 +42,9 @@ pub(crate) enum Command {
     Init(InitArgs),
     Run(RunArgs),
     Work(WorkArgs),
+    Scheduler(SchedulerArgs),
+    Executor(ExecutorArgs),
+    Cluster(ClusterArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
     Status(StatusArgs),
@@ -167,52 +172,6 @@ pub(crate) struct RunArgs {
     pub ranks: RanksArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SharingArgs {
-    /// Share the splits with `twinlens work` processes. --dir must be an object store, or
-    /// file:///DIR in a file system that all machines mount
-    #[arg(long)]
-    pub workers: bool,
-    /// As --workers, but this process makes no splits itself
-    #[arg(long)]
-    pub workers_only: bool,
-    /// A worker that shows no sign of life for so long is taken for dead
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub lease: Duration,
-}
-
-/// Makes splits of a run that was started with --workers
-///
-/// Start it on any number of machines, before or after the run. It finds the pipeline in the run
-/// directory, and needs no connection to the run. Inputs that the pipeline names must be in an
-/// object store, or in the same place on all machines. It ends when the run does.
-#[derive(Debug, Args)]
-pub(crate) struct WorkArgs {
-    /// The run directory: its URL in an object store, or file:///DIR in a shared file system
-    pub dir: String,
-    /// End when there has been no work for so long
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub idle: Duration,
-    /// Splits to make at a time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub splits: u16,
-    /// Threads [default: the number of cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// Memory limit of the query engine, beyond which it spills to disk
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
-    pub memory: usize,
-    /// Memory limit of fetching and decoding, in addition to --memory
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
-    pub bytes_in_flight: usize,
-    /// Decode images in processes that can do nothing else
-    #[arg(long)]
-    pub isolate: bool,
-    /// Format of messages on stderr
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
 }
 
 impl EngineArgs {

@@ -14,6 +14,8 @@ const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Which log messages go to stderr, in the syntax of `RUST_LOG`: `debug`,
 /// `twinlens_crawl=debug,info`.
 pub(crate) const TWINLENS_LOG: &str = "TWINLENS_LOG";
+/// The scheduler whose executors make the splits of runs.
+const TWINLENS_ON: &str = "TWINLENS_ON";
 /// Not empty: no colours (no-color.org).
 const NO_COLOR: &str = "NO_COLOR";
 /// The history of the SQL prompt is in `twinlens/` below it.
@@ -77,6 +79,10 @@ fn parse_epoch(text: &OsString) -> Option<SystemTime> {
 
 pub(crate) fn log_filter() -> Option<String> {
     non_empty(TWINLENS_LOG)
+}
+
+pub(crate) fn scheduler() -> Option<String> {
+    non_empty(TWINLENS_ON)
 }
 
 pub(crate) fn no_color() -> bool {

@@ -18,6 +18,7 @@ pub mod api;
 mod check;
 mod checkpoint;
 mod cli;
+mod cluster;
 mod config;
 mod continued;
 mod embed;
@@ -79,7 +80,10 @@ pub use twinlens_dataset as dataset;
 pub use twinlens_pipeline as pipeline;
 pub use twinlens_pipeline::Registry;
 
-use cli::{Cli, Command, EmbedArgs, EvalArgs, ExportArgs, LogFormat, RetryArgs, RunArgs, WorkArgs};
+use cli::{
+    Cli, Command, EmbedArgs, EvalArgs, ExecutorArgs, ExportArgs, LogFormat, RetryArgs, RunArgs,
+    SchedulerArgs, WorkArgs,
+};
 use errors::{Exit, Failure};
 
 /// All built-in kinds of stages, SQL functions and web sites.
@@ -141,9 +145,11 @@ fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
         | Command::Retry(RetryArgs { engine, .. })
         | Command::Embed(EmbedArgs { engine, .. })
         | Command::Eval(EvalArgs { engine, .. }) => engine.log_format,
-        Command::Export(ExportArgs { log_format, .. }) | Command::Work(WorkArgs { log_format, .. }) => {
-            *log_format
+        Command::Work(WorkArgs { limits, .. }) | Command::Executor(ExecutorArgs { limits, .. }) => {
+            limits.log_format
         }
+        Command::Export(ExportArgs { log_format, .. })
+        | Command::Scheduler(SchedulerArgs { log_format, .. }) => *log_format,
         _ => LogFormat::Text,
     };
     match logging::init(format).and_then(|()| dispatch(&command, registry)) {
@@ -160,6 +166,9 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<(), Failure> {
         Command::Init(args) => init::execute(args, registry),
         Command::Run(args) => run::execute(args, registry),
         Command::Work(args) => work::execute(args, registry),
+        Command::Scheduler(args) => cluster::scheduler(args),
+        Command::Executor(args) => cluster::executor(args, registry),
+        Command::Cluster(args) => cluster::show(args),
         Command::Repair(args) => repair::execute(args, registry),
         Command::Check(args) => check::execute(args, registry),
         Command::Plan(args) => plan::execute(args, registry),

@@ -1,7 +1,6 @@
 //! Runs of several processes that train together: how they meet, and what those other than rank 0
 //! do.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,8 +135,7 @@ pub(crate) fn follow(
     say(format, &json!({ "event": "following", "rank": rank, "ranks": size }), || {
         format!("rank {rank} of {size} trains with rank 0, which shows the progress")
     });
-    let spill = scratch.folder.join("spill");
-    fs::create_dir_all(&spill).map_err(|error| Failure::io(&spill, error))?;
+    let spill = scratch.subfolder("spill")?;
     let builder = Builder {
         registry,
         settings: &settings,

@@ -28,7 +28,7 @@ use crate::progress::{Watcher, reason_line};
 use crate::signals::GRACE;
 use crate::table::TableWriter;
 use crate::text::{count, counted, seconds, shell_quote};
-use crate::{continued, env, hub, prompt, ranks, runtime, signals, sites, work};
+use crate::{cluster, continued, env, hub, prompt, ranks, runtime, signals, sites, work};
 
 /// At most this many rows of each result table are printed at the end of a run.
 const RESULT_ROWS: u64 = 100;
@@ -48,7 +48,7 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
         max_rows: args.max_rows,
         ..settings(&args.engine, args.dir.as_deref(), &pipeline)?
     };
-    let settings = shared(settings, &args.sharing)?;
+    let settings = shared(settings, &args.sharing, &pipeline)?;
     let collective = settings.ranks.as_ref().map(|ranks| ranks.collective.clone());
     let done = run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         let outcome = run::run(&pipeline, registry, settings, watcher, cancel).await;
@@ -62,19 +62,16 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
     finish(&pipeline, &settings, &done.value, &done.watcher, done.elapsed)
 }
 
-/// The settings of a run that shares its splits with workers, if it does.
-fn shared(settings: Settings, args: &SharingArgs) -> Result<Settings, Failure> {
+/// The settings of a run that shares its splits with other processes, if it does.
+fn shared(settings: Settings, args: &SharingArgs, pipeline: &Pipeline) -> Result<Settings, Failure> {
+    let on = || args.on.clone().or_else(env::scheduler).or_else(|| pipeline.cluster.on.clone());
     if !args.workers && !args.workers_only {
-        return Ok(settings);
+        let Some(address) = on() else { return Ok(settings) };
+        work::check_shared(&settings.dir, "executors")?;
+        return cluster::connect(settings, &address, args.patience);
     }
-    work::check_shared(&settings.dir)?;
-    let sharing = Sharing {
-        dir: settings.dir.clone(),
-        lease: args.lease,
-        makes_splits: !args.workers_only,
-        sharers: settings.sharers.clone(),
-        tell: |text| eprintln!("{text}"),
-    };
+    work::check_shared(&settings.dir, "workers")?;
+    let sharing = Sharing { lease: args.lease, makes_splits: !args.workers_only, ..work::sharing(&settings) };
     Ok(Settings { elsewhere: Some(Arc::new(SharedRun::new(sharing))), ..settings })
 }
 

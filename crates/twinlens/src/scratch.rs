@@ -30,6 +30,13 @@ impl Scratch {
         in_flight::leave_in(&folder, &left).map_err(fail)?;
         Ok(Self { folder, _lock: lock })
     }
+
+    /// A folder in it, made.
+    pub(crate) fn subfolder(&self, name: &str) -> Result<PathBuf, Failure> {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder).map_err(|error| Failure::io(&folder, error))?;
+        Ok(folder)
+    }
 }
 
 impl Drop for Scratch {

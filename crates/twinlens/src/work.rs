@@ -1,19 +1,19 @@
 //! `twinlens work`: makes splits of the run that works in a directory.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::storage::Location;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::rebuild::Builder;
-use twinlens_pipeline::run::workers::{self, WorkEvent, Worker};
+use twinlens_pipeline::run::workers::{self, Sharing, WorkEvent, Worker};
 use twinlens_pipeline::run::{Settings, session};
 use twinlens_pipeline::{Clock, Registry};
 
-use crate::cli::{LogFormat, WorkArgs};
+use crate::cli::{LimitArgs, LogFormat, WorkArgs};
 use crate::errors::Failure;
 use crate::in_flight::Notes;
 use crate::isolation::Isolation;
@@ -28,40 +28,29 @@ const WORKERS: &str = "workers";
 pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failure> {
     let scratch = Scratch::new(&env::cache_dir().join(WORKERS))?;
     let dir = Location::parse(&args.dir, Path::new(""), &scratch.folder)?;
-    check_shared(&dir)?;
-    let threads = args.threads.map_or_else(runtime::cores, usize::from);
-    let settings = Settings {
-        dir,
-        scratch: scratch.folder.clone(),
-        hub: hub::open(),
-        threads,
-        memory_bytes: args.memory,
-        bytes_in_flight: args.bytes_in_flight,
-        grace: GRACE,
-        clock: Clock::System,
-        ..Settings::in_folder(&scratch.folder)
-    };
-    let (cancel, format) = (CancellationToken::new(), args.log_format);
+    check_shared(&dir, "workers")?;
+    let settings = Settings { dir, ..settings(&args.limits, &scratch) };
+    let threads = settings.threads;
+    let (cancel, format) = (CancellationToken::new(), args.limits.log_format);
     signals::stop(cancel.clone(), move || {
         say(format, &json!({ "event": "stopping" }), || {
             "stopping after the splits in flight (at most 10 s); Ctrl-C again stops at once".into()
         });
     })
     .map_err(|error| Failure::user(format!("cannot listen for signals: {error}")))?;
-    let spill = scratch.folder.join("spill");
-    fs::create_dir_all(&spill).map_err(|error| Failure::io(&spill, error))?;
+    let spill = scratch.subfolder("spill")?;
     let builder = Builder {
         registry,
         settings: &settings,
         env: &env::all(),
-        runtime: session::runtime(args.memory, &spill)?,
+        runtime: session::runtime(args.limits.memory, &spill)?,
         observer: Arc::new(Silent),
         learn: secrets::learn,
     };
     let shown = args.dir.clone();
     let on_event = Arc::new(move |event: &WorkEvent| report(format, event, &shown));
     let worker = Worker { builder, idle: args.idle, slots: args.splits.into(), on_event };
-    let _isolation = Isolation::begin(args.isolate)?;
+    let _isolation = Isolation::begin(args.limits.isolate)?;
     Notes::watch(&scratch.folder);
     let made = runtime::block_on(Some(threads), async { Ok(worker.work(&cancel).await?) })?;
     say(format, &json!({ "event": "work_finished", "splits": made }), || {
@@ -70,12 +59,37 @@ pub(crate) fn execute(args: &WorkArgs, registry: &Registry) -> Result<(), Failur
     Ok(())
 }
 
+/// The settings of a process that makes splits, but for the run directory.
+pub(crate) fn settings(limits: &LimitArgs, scratch: &Scratch) -> Settings {
+    Settings {
+        scratch: scratch.folder.clone(),
+        hub: hub::open(),
+        threads: limits.threads.map_or_else(runtime::cores, usize::from),
+        memory_bytes: limits.memory,
+        bytes_in_flight: limits.bytes_in_flight,
+        grace: GRACE,
+        clock: Clock::System,
+        ..Settings::in_folder(&scratch.folder)
+    }
+}
+
+/// How a run shares its directory, as long as nothing else is said.
+pub(crate) fn sharing(settings: &Settings) -> Sharing {
+    Sharing {
+        dir: settings.dir.clone(),
+        lease: Duration::from_secs(30),
+        makes_splits: false,
+        sharers: settings.sharers.clone(),
+        tell: |text| eprintln!("{text}"),
+    }
+}
+
 /// Refuses a directory that other machines do not see.
-pub(crate) fn check_shared(dir: &Location) -> Result<(), Failure> {
+pub(crate) fn check_shared(dir: &Location, whom: &str) -> Result<(), Failure> {
     if workers::is_shared(dir) {
         return Ok(());
     }
-    let message = format!("{dir} is a directory of this machine, which workers elsewhere do not see");
+    let message = format!("{dir} is a directory of this machine, which {whom} elsewhere do not see");
     let absolute = std::path::absolute(dir.local_path()).unwrap_or_else(|_| dir.local_path());
     let shared = shell_quote(&format!("file://{}", absolute.display()));
     Err(Failure::user(message)

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use crate::config::graph;
 use crate::config::inputs::InputSchemas;
 use crate::config::options::{Shape, build};
-use crate::config::pipeline::{Pipeline, Written};
+use crate::config::pipeline::{Cluster, Node, Pipeline, Written};
 use crate::config::secrets;
 use crate::config::source::{Source, Strings, shifted};
 use crate::config::stages;
@@ -58,6 +58,22 @@ pub(crate) struct Head {
     /// `X-Amz-Signature`).
     #[serde(default)]
     pub(crate) secret_parameters: Vec<Located<String>>,
+    /// Where the splits of its runs are made. No part of any dataset's recipe.
+    #[serde(default)]
+    pub(crate) cluster: ClusterTable,
+}
+
+/// The table `cluster`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterTable {
+    /// The scheduler whose executors make the splits: `df://HOST:PORT`. `--on` and `TWINLENS_ON` go
+    /// before it.
+    #[serde(default)]
+    on: Option<String>,
+    /// Stages whose splits the run makes itself.
+    #[serde(default)]
+    here: Vec<Located<String>>,
 }
 
 /// What a pipeline is checked with.
@@ -112,6 +128,9 @@ impl Check<'_> {
         let graph = graph::resolve(&drafts, source, &sql, &mut faults);
         let cx = tables::Context { source, strings, sql: &sql, schemas };
         let (nodes, tests) = cx.check(drafts, graph, tests, &mut faults);
+        if faults.is_empty() {
+            check_here(head.as_ref(), &nodes, &mut faults);
+        }
         faults.retain(|fault| !strings.broken.contains(&fault.span.start));
         match head {
             Some(head) if faults.is_empty() => Ok(Pipeline {
@@ -124,6 +143,10 @@ impl Check<'_> {
                 tests,
                 max_reject_share: head.max_reject_share.map(|share| *share.value()),
                 isolate: head.isolate,
+                cluster: Cluster {
+                    on: head.cluster.on,
+                    here: head.cluster.here.iter().map(|stage| stage.value().clone()).collect(),
+                },
                 written: None,
                 secrets: Arc::new(strings.secrets.clone()),
             }),
@@ -148,6 +171,19 @@ fn secrets(
     }
     secrets::add_table(root, &mut secrets);
     secrets
+}
+
+/// Checks the stages that `cluster` names.
+fn check_here(head: Option<&Head>, nodes: &[Node], faults: &mut Vec<Fault>) {
+    for stage in head.iter().flat_map(|head| &head.cluster.here) {
+        let names = || nodes.iter().map(Node::family);
+        if names().any(|name| name == stage.as_str()) {
+            continue;
+        }
+        let fault = Fault::at(stage.span(), format!("unknown stage `{}`", stage.value()))
+            .label(format!("known: {}", list_names(names())));
+        faults.push(did_you_mean(stage, names()).into_iter().fold(fault, Fault::hint));
+    }
 }
 
 fn parse<'i>(source: &'i Source, strings: &mut Strings) -> Result<DeTable<'i>, Vec<Fault>> {

@@ -30,7 +30,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use inputs::InputSchemas;
-pub use pipeline::{Expect, Node, NodeInput, Pipeline, Resolved, Test, Written};
+pub use pipeline::{Cluster, Expect, Node, NodeInput, Pipeline, Resolved, Test, Written};
 pub use report::Report;
 pub use schema::{OptionDoc, json_schema, options_doc};
 pub use values::{Argument, PipelineValues, StageValues};

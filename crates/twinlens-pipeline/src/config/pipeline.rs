@@ -40,10 +40,21 @@ pub struct Pipeline {
     pub max_reject_share: Option<f64>,
     /// Whether images are decoded in processes that can do nothing else.
     pub isolate: bool,
+    /// Where the splits of its runs are made.
+    pub cluster: Cluster,
     /// What it was checked from; `None` for a pipeline of values.
     pub written: Option<Written>,
     /// What must be in no file and no message.
     pub secrets: Arc<Secrets>,
+}
+
+/// Where the splits of a pipeline's runs are made. No part of any recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// The scheduler.
+    pub on: Option<String>,
+    /// Stages whose splits the run makes itself.
+    pub here: Vec<String>,
 }
 
 /// The text of a pipeline and all that it was filled in with: another process makes the same

@@ -412,8 +412,11 @@ impl Run<'_> {
         if !matches!(pipeline.nodes[unit.nodes[0]].work, Work::Rows(_) | Work::Source(_)) {
             return Ok(None);
         }
-        let nodes = unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
-        let sent = sent_inputs::send(nodes, &self.inputs.files, dir, &pipeline.secrets)?;
+        let nodes = || unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
+        if nodes().any(|node| pipeline.cluster.here.iter().any(|stage| stage == node.family())) {
+            return Ok(None);
+        }
+        let sent = sent_inputs::send(nodes(), &self.inputs.files, dir, &pipeline.secrets)?;
         let facts = RunFacts { pipeline, tables, earlier, began, clock: *clock, hosts, sent };
         Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, facts)? }))
     }
