@@ -53,11 +53,12 @@ fn a_crawl_whose_images_executors_fetch_is_that_of_one_process() {
 #[test]
 fn limits_of_a_host_are_those_of_all_executors_together() {
     let pause = Duration::from_millis(200);
-    // A request takes 200 ms: when the fourth is seen, the first of four has been answered.
-    for (per_host, robots, apart, least) in [
-        (3, "User-agent: *\nAllow: /\n", 3, pause),
-        (9, "User-agent: *\nCrawl-delay: 0.1\n", 10, Duration::from_secs(1)),
-    ] {
+    // A request takes 200 ms: when the fourth is seen, the first of four has been answered. Of
+    // eleven, one executor sends four, 300 ms apart. Requests are seen a little after they were
+    // sent.
+    for (per_host, robots, apart, least) in
+        [(3, "User-agent: *\nAllow: /\n", 3, 150), (9, "User-agent: *\nCrawl-delay: 0.1\n", 10, 750)]
+    {
         let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let (times, image) = (asked.clone(), png(64, 48));
         let site = Site::new().at("/robots.txt", Answer::body("text/plain", robots));
@@ -77,8 +78,7 @@ fn limits_of_a_host_are_those_of_all_executors_together() {
         let seen = asked.lock().unwrap();
         assert_eq!(seen.len(), 60, "{robots}");
         let shortest = seen.windows(apart + 1).map(|times| times[apart] - times[0]).min().unwrap();
-        // Requests are seen a little later than they were sent.
-        assert!(shortest + Duration::from_millis(50) >= least, "{robots}: {shortest:?}");
+        assert!(shortest >= Duration::from_millis(least), "{robots}: {shortest:?}");
     }
 }
 
