@@ -220,7 +220,7 @@ fn an_interrupt_of_any_rank_is_a_checkpoint() {
             assert_eq!(output.status.code(), Some(130), "rank {rank}: {}", stderr(output));
         }
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-        let checkpoints = place.path("data/clip/work/checkpoints");
+        let checkpoints = place.path("data").join("clip").join("work").join("checkpoints");
         assert!(std::fs::read_dir(checkpoints).unwrap().count() > 0);
     }
 }
