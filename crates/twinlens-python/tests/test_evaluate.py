@@ -17,7 +17,7 @@ PROMPTS = ["{}", "a {} circle", "ensemble"]
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """A directory of images per class, and a file that is no image."""
+    """A directory of images per class, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("sets") / "colours"
     for number in range(40):
         colour = COLOURS[number % 5]

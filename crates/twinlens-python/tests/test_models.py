@@ -62,10 +62,10 @@ def test_what_is_no_image_or_model_is_refused(clip, place, run):
         ([place / "pictures/broken.png"], twinlens.Error, "image 0"),
         ([b"nothing"], twinlens.Error, "image 0"),
         ([place / "nowhere.png"], twinlens.Error, "nowhere.png"),
-        ([numpy.zeros((4, 4), numpy.uint8)], ValueError, "is no image"),
+        ([numpy.zeros((4, 4), numpy.uint8)], ValueError, "is not an image"),
         ([numpy.zeros((4, 4, 3))], ValueError, "float64"),
         ([Image.new("RGBA", (4, 4))], ValueError, "mode RGBA"),
-        ([3], ValueError, "is no image"),
+        ([3], ValueError, "is not an image"),
     ]:
         with pytest.raises(error, match=message):
             clip.encode_images(images)

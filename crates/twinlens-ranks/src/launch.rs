@@ -63,7 +63,7 @@ impl Launch {
     /// launcher.
     ///
     /// # Errors
-    /// `Setup` if a variable is no number, or the rank is not below the size.
+    /// `Setup` if a variable is not a number, or the rank is not below the size.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let number = |name: &str| -> Result<Option<usize>> {
             let Some(text) = get(name).filter(|text| !text.trim().is_empty()) else { return Ok(None) };

@@ -90,7 +90,7 @@ pub(crate) fn write(model: &Model, out: &Path, to: ForeignFormat) -> Result<(), 
     Ok(local::publish(out)?)
 }
 
-/// What another program cannot read is no bug.
+/// What another program cannot read is not a bug.
 fn refusal(error: &ModelError) -> Failure {
     Failure::user(error.to_string())
 }

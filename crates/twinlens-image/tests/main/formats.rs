@@ -8,7 +8,7 @@ use crate::fixture;
 use twinlens_image::{ImageModes, Limits, decode_as, sha256_hex};
 
 /// The images that Pillow decodes and this crate refuses, by part of their names: PNM whose largest
-/// values are no divisors of 255, and TIFF of floating-point colours, of compressed numbers in
+/// values are not divisors of 255, and TIFF of floating-point colours, of compressed numbers in
 /// another order of bytes than this machine's, of YCbCr or Lab samples, of several extra samples,
 /// of some kinds in planes, and of compressions that are rare.
 const REFUSED: [&str; 21] = [

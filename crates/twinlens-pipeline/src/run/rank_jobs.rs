@@ -183,7 +183,7 @@ async fn follow_job(
     }
     match &head.node.work {
         Work::Job(job) => job.follow(&head.cx, &head.inputs).await,
-        _ => Err(RunError::Internal(format!("`{}` is no job of several ranks", head.node.name))),
+        _ => Err(RunError::Internal(format!("`{}` is not a job of several ranks", head.node.name))),
     }
 }
 

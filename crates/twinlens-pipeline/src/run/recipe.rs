@@ -2,9 +2,9 @@
 //! same way.
 //!
 //! A stage cannot be sent: its options are not all readable again (a preset is kept as its rules,
-//! a decoder is no option of the file). So the text of the pipeline file is sent. The process that
-//! gets it checks it with its own registry, and compares what comes out with what came out at the
-//! driver: version, features, environment and registry are in that one comparison.
+//! a decoder is not an option of the file). So the text of the pipeline file is sent. The process
+//! that gets it checks it with its own registry, and compares what comes out with what came out at
+//! the driver: version, features, environment and registry are in that one comparison.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -27,7 +27,7 @@ def _image(image: Any) -> Any:
     pixels = numpy.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != numpy.uint8:
         raise ValueError(
-            f"an array of type {pixels.dtype} and shape {pixels.shape} is no image: "
+            f"an array of type {pixels.dtype} and shape {pixels.shape} is not an image: "
             "expected uint8 and (height, width, 3)"
         )
     height, width, _ = pixels.shape

@@ -148,7 +148,7 @@ def _encoders(model: Any, preprocess: Any, tokenizer: Any) -> tuple[_Encode, _En
     else:
         missing = [name for name in ("encode_image", "encode_text") if not callable(getattr(model, name, None))]
         if missing:
-            raise TypeError(f"a {type(model).__name__} has no method `{missing[0]}`, and is no name of a model")
+            raise TypeError(f"a {type(model).__name__} has no method `{missing[0]}`, and is not the name of a model")
         if type(model).__module__.startswith("open_clip."):
             preprocess, tokenizer = _of_open_clip(model, preprocess, tokenizer)
 

@@ -60,7 +60,7 @@ pub struct Columns {
     pub caption: String,
     /// A column of type `struct<bytes, path>` or binary.
     pub image: String,
-    /// Which caption of a list is used; `None` if captions are no lists.
+    /// Which caption of a list is used; `None` if captions are not lists.
     pub captions: Option<Captions>,
     /// Whether the user set `caption`, so that a sample's JSON takes precedence over its text.
     pub caption_is_explicit: bool,

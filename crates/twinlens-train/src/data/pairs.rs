@@ -406,7 +406,7 @@ impl Blocks for Layout<'_> {
     }
 }
 
-/// The error that inputs have fewer pairs than a batch, which says why rows are no pairs.
+/// The error that inputs have fewer pairs than a batch, which says why rows are not pairs.
 pub(crate) fn too_few(batch: usize, inputs: &[&Pairs]) -> Result<TrainError> {
     let (mut rows, mut usable, mut rejects) = (0, 0, RejectSummary::default());
     for pairs in inputs {
