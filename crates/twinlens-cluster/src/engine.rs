@@ -58,7 +58,7 @@ impl ExecutionEngine for SplitEngine {
     }
 }
 
-/// Ballista drops a cancelled task, but what it had spawned would go on to its end: dropping this
+/// Ballista drops a cancelled task, but what it had spawned would run to its end: dropping this
 /// stage fires the token.
 #[derive(Debug)]
 struct CancellableStage {

@@ -52,7 +52,7 @@ pub struct ExecutorOptions {
 /// for the user. Gives the number of splits that were made.
 ///
 /// # Errors
-/// There is no scheduler, or one of another build; the machine fails again and again.
+/// The scheduler does not answer or is of another build, or this machine fails again and again.
 pub async fn serve(
     options: ExecutorOptions,
     workshop: Workshop,

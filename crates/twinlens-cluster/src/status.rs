@@ -77,7 +77,7 @@ impl ClusterStatus {
     }
 }
 
-/// Why there is no status.
+/// Why the status could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusError {
     /// Nothing answers.

@@ -91,7 +91,7 @@ impl ImageColumn {
         })
     }
 
-    /// The bytes of each row; null where there is no image.
+    /// The bytes of each row; null in rows without an image.
     pub fn bytes(&self) -> &LargeBinaryArray {
         &self.bytes
     }

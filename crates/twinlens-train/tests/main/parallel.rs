@@ -195,7 +195,7 @@ fn ranks_and_micro_batches_give_the_same_training() {
 }
 
 /// Each rank has a part of the moments, and nothing else changes: not a bit, not in a checkpoint,
-/// and not when the training goes on with undivided moments.
+/// and not when a training that was stopped is resumed.
 #[test]
 fn divided_moments_give_the_same_bits() {
     for (config, micro_batch, ranks) in [(config(), 16, 4), (config(), 3, 2), (resnet(), 4, 2)] {

@@ -16,7 +16,7 @@ use crate::eval::{AvailableSet, classification, current_dir, find_sets, prompts}
 /// the `missing` ones, each with how to get it.
 ///
 /// # Errors
-/// A set is not known, has another task, or there is none; a prompt is no template.
+/// No set is named, a set is unknown or has another task, or a prompt is not a template.
 pub fn evaluation(sets: &[String], data: Option<&str>, templates: &[String]) -> Result<Value, Error> {
     catch(|| Ok(plan(sets, data, templates)?))
 }
@@ -67,7 +67,7 @@ fn texts(written: &Written, prompts: &[PromptOptions]) -> Result<BTreeSet<String
 /// The directory of a model that is named as for [`Clip::load`](super::Clip::load).
 ///
 /// # Errors
-/// There is no such model.
+/// The model does not exist.
 pub fn model_folder(name: &str) -> Result<PathBuf, Error> {
     catch(|| Ok(crate::models::folder(name)?))
 }

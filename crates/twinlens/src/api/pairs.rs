@@ -95,7 +95,7 @@ impl Pairs {
     /// Starts to make a part of the batches, of its steps every `every`th.
     ///
     /// # Errors
-    /// There is no such part; a thread cannot be started.
+    /// The part does not exist, or a thread cannot be started.
     pub fn batches(&self, part: Part, every: u64) -> Result<Batches, Error> {
         if part.rank >= part.ranks || !self.batch_size.is_multiple_of(part.ranks) || every == 0 {
             let Part { rank, ranks, .. } = part;

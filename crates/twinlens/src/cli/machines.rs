@@ -102,7 +102,7 @@ pub(crate) struct ExecutorArgs {
 
 /// Shows executors, and the splits that they make
 ///
-/// Needs a build with the feature `cluster`. The exit code is 1 if there is no executor.
+/// Needs a build with the feature `cluster`. The exit code is 1 if no executor has joined.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
     /// The scheduler: df://HOST:PORT
