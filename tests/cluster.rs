@@ -20,23 +20,12 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::StreamWriter;
 
 use crate::support::s3::S3;
-use crate::support::shared::{PAIRS, all_files, write_pairs};
+use crate::support::shared::{PAIRS, all_files, place, url};
 use crate::support::{Place, stderr, stdout};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// So soon is a lost executor noticed: within it and two seconds.
 const LOST_AFTER: &str = "3s";
-
-fn place() -> Place {
-    let place = Place::new();
-    write_pairs(&place, 3000);
-    place.write("pipeline.toml", PAIRS);
-    place
-}
-
-fn url(place: &Place, dir: &str) -> String {
-    format!("file://{}", place.path(dir).display())
-}
 
 /// A process that is killed at the end of the test.
 struct Process {

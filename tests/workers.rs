@@ -8,19 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::shared::{PAIRS, all_files, write_pairs};
+use crate::support::shared::{all_files, place, url};
 use crate::support::{Place, RandomTimes, kills, stderr, stdout};
-
-fn place() -> Place {
-    let place = Place::new();
-    write_pairs(&place, 3000);
-    place.write("pipeline.toml", PAIRS);
-    place
-}
-
-fn url(place: &Place, dir: &str) -> String {
-    format!("file://{}", place.path(dir).display())
-}
 
 fn run(place: &Place, dir: &str, args: &[&str]) -> Command {
     let url = url(place, dir);

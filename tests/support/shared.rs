@@ -85,3 +85,16 @@ pub(crate) fn all_files(run: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     files
 }
+
+/// A place with a pipeline that makes pairs, and its input.
+pub(crate) fn place() -> Place {
+    let place = Place::new();
+    write_pairs(&place, 3000);
+    place.write("pipeline.toml", PAIRS);
+    place
+}
+
+/// The URL of a run directory that several processes share.
+pub(crate) fn url(place: &Place, dir: &str) -> String {
+    format!("file://{}", place.path(dir).display())
+}

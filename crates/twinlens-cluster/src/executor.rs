@@ -20,7 +20,7 @@ use crate::scheduler::MESSAGE;
 use crate::seal::VARIABLE;
 use crate::status::{ClusterStatus, StatusClient, StatusError};
 use crate::units::Units;
-pub use crate::units::{ExecutorEvent, Workshop};
+pub use crate::units::Workshop;
 
 /// Heartbeats in the time after which an executor is lost.
 const BEATS: u64 = 6;

@@ -13,12 +13,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use twinlens_dataset::storage::Location;
+use twinlens_pipeline::run::Settings;
 use twinlens_pipeline::run::events::Silent;
 use twinlens_pipeline::run::failure::{Blame, SplitFailure};
 use twinlens_pipeline::run::rebuild::Builder;
 use twinlens_pipeline::run::recipe::{UnitRecipe, host_name};
 use twinlens_pipeline::run::splits::Prepared;
-use twinlens_pipeline::run::{Settings, workers};
+use twinlens_pipeline::run::workers::{self, WorkEvent};
 use twinlens_pipeline::secrets::Secrets;
 use twinlens_pipeline::{Registry, RunError};
 
@@ -30,27 +31,6 @@ const KEPT: usize = 4;
 /// After so many failures of its machine in a row, an executor ends: it would fail one split after
 /// another.
 const FAILURES_IN_A_ROW: u32 = 3;
-
-/// Something that an executor did.
-#[derive(Debug, Clone)]
-pub enum ExecutorEvent {
-    /// It made a split.
-    Split {
-        /// The stage.
-        stage: String,
-        /// The split.
-        label: String,
-        /// Seconds that it took.
-        seconds: f64,
-    },
-    /// A split failed.
-    Failed {
-        /// The split.
-        label: String,
-        /// Why.
-        message: String,
-    },
-}
 
 /// What an executor builds units with.
 pub struct Workshop {
@@ -69,7 +49,7 @@ pub struct Workshop {
     /// Hides the secrets that were learnt in a text that others read.
     pub hide: fn(&str) -> String,
     /// Is told what it does.
-    pub on_event: Box<dyn Fn(&ExecutorEvent) + Send + Sync>,
+    pub on_event: Box<dyn Fn(&WorkEvent) + Send + Sync>,
 }
 
 type Hash = [u8; 32];
@@ -134,7 +114,7 @@ impl Units {
         self.failures.store(0, Ordering::Relaxed);
         self.made.fetch_add(1, Ordering::Relaxed);
         let seconds = started.elapsed().as_secs_f64();
-        (self.workshop.on_event)(&ExecutorEvent::Split { stage: stage.clone(), label, seconds });
+        (self.workshop.on_event)(&WorkEvent::Split { stage: stage.clone(), label, seconds });
         Ok(Report::Done { commit: done.commit, seconds })
     }
 
@@ -190,7 +170,7 @@ impl Units {
         let failure = SplitFailure::new(error, &host_name());
         let (message, hint) = (hide(&failure.message), failure.hint.as_deref().map(hide));
         let failure = SplitFailure { message, hint, ..failure };
-        (self.workshop.on_event)(&ExecutorEvent::Failed { label, message: failure.message.clone() });
+        (self.workshop.on_event)(&WorkEvent::Failed { label, message: failure.message.clone() });
         if failure.blame == Blame::Machine {
             let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
             if failures >= FAILURES_IN_A_ROW {

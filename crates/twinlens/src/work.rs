@@ -96,8 +96,9 @@ pub(crate) fn check_shared(dir: &Location, whom: &str) -> Result<(), Failure> {
         .hint(format!("use an object store (s3://bucket/run), or {shared} if all machines mount it there")))
 }
 
-/// Tells the user on stderr what a worker does.
-fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
+/// Tells the user on stderr what a worker or an executor does; `dir` is that of the run that it
+/// waits for.
+pub(crate) fn report(format: LogFormat, event: &WorkEvent, dir: &str) {
     match event {
         WorkEvent::Waiting { for_stage } => say(format, &json!({ "event": "waiting" }), || {
             if *for_stage {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use twinlens_cluster::address::MalformedAddress;
-use twinlens_cluster::executor::{ExecutorEvent, ExecutorOptions, Workshop};
+use twinlens_cluster::executor::{ExecutorOptions, Workshop};
 use twinlens_cluster::scheduler::SchedulerOptions;
 use twinlens_cluster::status::{ClusterStatus, StatusClient};
 use twinlens_cluster::{Address, ClusterRun, Connection, Key, seal};
@@ -84,7 +84,7 @@ pub(crate) fn executor(args: &ExecutorArgs, registry: &Registry) -> Result<(), F
         key: key()?,
         learn: secrets::learn,
         hide: |text| secrets::hide(text).into_owned(),
-        on_event: Box::new(move |event| report(format, event)),
+        on_event: Box::new(move |event| work::report(format, event, "")),
     };
     let _isolation = Isolation::begin(args.limits.isolate)?;
     Notes::watch(&scratch.folder);
@@ -156,20 +156,6 @@ fn print(mut out: &mut impl Write, address: &Address, status: &ClusterStatus) ->
         table.finish()?;
     }
     Ok(out.flush()?)
-}
-
-/// Tells the user on stderr what an executor does.
-fn report(format: LogFormat, event: &ExecutorEvent) {
-    match event {
-        ExecutorEvent::Split { stage, label, seconds } => {
-            let event = json!({ "event": "split_made", "stage": stage, "label": label, "seconds": seconds });
-            say(format, &event, || format!("{stage}: {label} in {seconds:.1} s"));
-        }
-        ExecutorEvent::Failed { label, message } => {
-            let event = json!({ "event": "split_failed", "label": label, "message": message });
-            say(format, &event, || format!("{label} failed: {message}"));
-        }
-    }
 }
 
 /// Cancels at the first signal; the second ends the process.
