@@ -1,5 +1,5 @@
-//! A sum of 100 MB over two ranks, as threads and as processes over TCP, beside copying as much
-//! memory: the least that any of them must do.
+//! A sum of 100 MB over two ranks, as threads and as processes, in shared memory and over TCP,
+//! beside copying as much memory in both at a time: the least that any of them must do.
 //!
 //! `cargo bench -p twinlens-ranks --bench ranks`
 
@@ -36,30 +36,43 @@ fn all_reduce(ranks: &dyn Collective) -> Result<f64, Failure> {
     })
 }
 
-fn main() -> Result<(), Failure> {
-    if let Some(launch) = Launch::from_env(|name| std::env::var(name).ok())? {
-        let rank = launch.rank;
-        let wait = Duration::from_secs(30);
-        let ranks = Meeting { launch, token: None, build: "bench".into(), wait }.join()?;
-        let seconds = all_reduce(&ranks)?;
-        if rank == 0 {
-            report("processes over TCP", seconds);
-        }
-        return Ok(());
-    }
-    let (from, mut to) = (vec![1.0f32; VALUES], vec![0.0f32; VALUES]);
-    let copy = median(|| {
-        black_box(&mut to).copy_from_slice(black_box(&from));
-        Ok(())
-    })?;
-    report("copy of 100 MB", copy);
+/// What `measure` returns on the first of the ranks, on all of which it runs at the same time.
+fn on_threads(measure: fn(Threads) -> Result<f64, Failure>) -> Result<f64, Failure> {
     let seconds = std::thread::scope(|scope| {
-        let start = |rank: Threads| scope.spawn(move || all_reduce(&rank).map_err(|error| error.to_string()));
+        let start = |rank: Threads| scope.spawn(move || measure(rank).map_err(|error| error.to_string()));
         let ranks: Vec<_> = Threads::new(RANKS).into_iter().map(start).collect();
         let times = ranks.into_iter().map(|rank| rank.join().map_err(|_| "a rank panicked".to_string())?);
         times.collect::<Result<Vec<f64>, String>>()
     })?;
-    report("threads", seconds[0]);
+    Ok(seconds[0])
+}
+
+fn copy() -> Result<f64, Failure> {
+    let (from, mut to) = (vec![1.0f32; VALUES], vec![0.0f32; VALUES]);
+    median(|| {
+        black_box(&mut to).copy_from_slice(black_box(&from));
+        Ok(())
+    })
+}
+
+fn main() -> Result<(), Failure> {
+    if let Some(launch) = Launch::from_env(|name| std::env::var(name).ok())? {
+        let rank = launch.rank;
+        let wait = Duration::from_secs(30);
+        let meeting = |shares_memory| {
+            Meeting { launch: launch.clone(), token: None, build: "bench".into(), wait, shares_memory }.join()
+        };
+        for (name, shares_memory) in [("processes", true), ("processes over TCP", false)] {
+            let seconds = all_reduce(&meeting(shares_memory)?)?;
+            if rank == 0 {
+                report(name, seconds);
+            }
+        }
+        return Ok(());
+    }
+    report("a copy", copy()?);
+    report("a copy by each rank", on_threads(|_| copy())?);
+    report("threads", on_threads(|ranks| all_reduce(&ranks))?);
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
     let start = |rank: usize| {
         let mut command = Command::new(std::env::current_exe()?);

@@ -38,7 +38,7 @@ pub use files::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 pub use objectives::Objective;
 pub use ops::activation::Activation;
 pub use parts::{any_covers, covers};
-pub use shares::{Features, Share};
+pub use shares::{Block, Features, Share};
 pub use tokenizer::Tokenizer;
 pub use towers::image::Pass;
 pub use towers::resnet::ResNetConfig;

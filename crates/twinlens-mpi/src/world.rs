@@ -16,7 +16,7 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Root, Sour
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use twinlens_ranks::{Collective, RankError, Result, sum_in_order};
+use twinlens_ranks::{Board, Collective, RankError, Result, sum_in_order};
 
 /// The tag of the message that wakes a rank.
 const WAKE: i32 = 77;
@@ -41,6 +41,8 @@ struct Mpi {
     size: usize,
     /// `None` after [`Collective::close`].
     world: Mutex<Option<World>>,
+    /// For the sums of ranks of one machine.
+    board: Option<Board>,
 }
 
 impl fmt::Debug for Mpi {
@@ -64,7 +66,7 @@ pub(crate) fn join(build: &str) -> Result<Joined> {
     let machine = communicator.split_shared(rank);
     let (local_rank, local_size) = (machine.rank() as usize, machine.size() as usize);
     let world = Mutex::new(Some(World { communicator, _universe: universe }));
-    let ranks = Mpi { rank: rank as usize, size: size as usize, world };
+    let mut ranks = Mpi { rank: rank as usize, size: size as usize, world, board: None };
     let builds = ranks.all_gather_bytes(build.as_bytes())?;
     if let Some(other) = builds.iter().position(|other| *other != builds[0]) {
         let text = |rank: usize| String::from_utf8_lossy(&builds[rank]).into_owned();
@@ -72,6 +74,7 @@ pub(crate) fn join(build: &str) -> Result<Joined> {
         let hint = "run the same program on all machines: another one may compute other numbers";
         return Err(RankError::setup(message, hint));
     }
+    ranks.board = Board::open(&ranks)?;
     Ok(Joined { ranks: Arc::new(ranks), local_rank, local_size })
 }
 
@@ -114,9 +117,24 @@ impl Collective for Mpi {
         Ok(all)
     }
 
+    fn shift(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let mut shifted = values.to_vec();
+        let (to, from) = ((self.rank + 1) % self.size, (self.rank + self.size - 1) % self.size);
+        for (own, shifted) in values.chunks(MOST).zip(shifted.chunks_mut(MOST)) {
+            self.with(|world| {
+                let (to, from) = (world.process_at_rank(to as i32), world.process_at_rank(from as i32));
+                mpi::point_to_point::send_receive_into(own, &to, shifted, &from);
+            })?;
+        }
+        Ok(shifted)
+    }
+
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
         if values.is_empty() {
             return Ok(());
+        }
+        if let Some(board) = self.board.as_ref().filter(|_| values.len() >= Board::WORTHWHILE) {
+            return board.all_reduce_sum(values, || self.with(|world| world.barrier()));
         }
         let length = values.len().div_ceil(self.size);
         let mut padded = values.to_vec();
@@ -124,7 +142,7 @@ impl Collective for Mpi {
         let mut pieces = vec![0.0; padded.len()];
         self.with(|world| world.all_to_all_into(&padded[..], &mut pieces[..]))?;
         let mut own = pieces[self.rank * length..][..length].to_vec();
-        sum_in_order(&mut own, &pieces, self.rank);
+        sum_in_order(&mut own, &mut pieces, self.rank);
         self.with(|world| world.all_gather_into(&own[..], &mut padded[..]))?;
         values.copy_from_slice(&padded[..values.len()]);
         Ok(())

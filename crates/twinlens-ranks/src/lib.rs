@@ -4,6 +4,7 @@
 //! but a network, and an MPI library can implement the same [`Collective`]. Sums are made in the
 //! order of the ranks, so that all ranks end up with the same bits, whatever carries them.
 
+mod board;
 mod collective;
 mod error;
 mod launch;
@@ -12,6 +13,7 @@ mod tcp;
 mod threads;
 mod transport;
 
+pub use board::Board;
 pub use collective::{Collective, Local};
 pub use error::{RankError, Result};
 pub use launch::Launch;

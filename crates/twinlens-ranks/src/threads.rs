@@ -2,7 +2,13 @@
 
 use crate::collective::Collective;
 use crate::error::{RankError, Result};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::pieces::add_in_order;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Values of each rank that are added up at a time: few enough to stay in a core's cache from when
+/// they are put down until they are added.
+const CHUNK: usize = 1 << 17;
 
 /// One of several ranks that are threads of this process. When a rank is dropped, the ranks that
 /// wait for it return an error.
@@ -10,20 +16,30 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 pub struct Threads {
     rank: usize,
     shared: Arc<Shared>,
+    /// Chunks that this rank has put down for sums.
+    chunks: AtomicUsize,
 }
+
+/// What a rank puts down for all others.
+type Place = RwLock<Vec<f32>>;
 
 #[derive(Debug)]
 struct Shared {
     round: Mutex<Round>,
     changed: Condvar,
+    /// The values of each rank in a gather or broadcast.
+    values: Vec<Place>,
+    /// A chunk of each rank for a sum, twice: a rank puts down the next one while others still add
+    /// this one. It cannot be two chunks ahead, since all meet at each.
+    chunks: [Vec<Place>; 2],
 }
 
-/// One exchange: every rank puts in its values and takes all values when they are complete.
-#[derive(Debug)]
+/// How many ranks have come to a meeting.
+#[derive(Debug, Default)]
 struct Round {
-    values: Vec<Option<Arc<[f32]>>>,
-    /// Ranks that have taken the values of this round.
-    taken: usize,
+    come: usize,
+    /// The number of meetings so far.
+    meetings: u64,
     /// Whether a rank has exited.
     exited: bool,
 }
@@ -31,40 +47,64 @@ struct Round {
 impl Threads {
     /// Creates `size` ranks.
     pub fn new(size: usize) -> Vec<Self> {
-        let round = Round { values: vec![None; size], taken: 0, exited: false };
-        let shared = Arc::new(Shared { round: Mutex::new(round), changed: Condvar::new() });
-        (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
+        let places = || (0..size).map(|_| Place::default()).collect();
+        let shared = Arc::new(Shared {
+            round: Mutex::default(),
+            changed: Condvar::new(),
+            values: places(),
+            chunks: [places(), places()],
+        });
+        let rank = |rank| Self { rank, shared: shared.clone(), chunks: AtomicUsize::new(0) };
+        (0..size).map(rank).collect()
     }
 
-    /// The values of every rank.
-    fn exchange(&self, own: &[f32]) -> Result<Vec<Arc<[f32]>>> {
-        let Shared { round, changed } = &*self.shared;
-        let wait = |round| changed.wait(round).unwrap_or_else(PoisonError::into_inner);
-        let mut round = round.lock().unwrap_or_else(PoisonError::into_inner);
-        // Waits until slower ranks have taken this rank's values of the previous round.
-        while round.values[self.rank].is_some() && !round.exited {
-            round = wait(round);
-        }
+    fn round(&self) -> MutexGuard<'_, Round> {
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all ranks have come.
+    fn meet(&self) -> Result<()> {
+        let mut round = self.round();
         if round.exited {
             return Err(RankError::Exited);
         }
-        round.values[self.rank] = Some(own.into());
-        changed.notify_all();
-        while round.values.iter().any(Option::is_none) {
+        round.come += 1;
+        let meeting = round.meetings;
+        if round.come == self.size() {
+            round.come = 0;
+            round.meetings += 1;
+            drop(round);
+            self.shared.changed.notify_all();
+            return Ok(());
+        }
+        while round.meetings == meeting {
             if round.exited {
                 return Err(RankError::Exited);
             }
-            round = wait(round);
+            round = self.shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
         }
-        let all = round.values.iter().flatten().cloned().collect();
-        round.taken += 1;
-        if round.taken == round.values.len() {
-            round.values.fill(None);
-            round.taken = 0;
-            changed.notify_all();
-        }
-        Ok(all)
+        Ok(())
     }
+
+    /// Puts down values for all; returns what `take` takes of those of every rank.
+    fn exchange<R>(&self, own: &[f32], take: impl FnOnce(&[Place]) -> R) -> Result<R> {
+        let own_place = &self.shared.values[self.rank];
+        *write(own_place) = own.to_vec();
+        self.meet()?;
+        let taken = take(&self.shared.values);
+        // Nobody puts down other values before all have taken these.
+        self.meet()?;
+        *write(own_place) = Vec::new();
+        Ok(taken)
+    }
+}
+
+fn write(place: &Place) -> RwLockWriteGuard<'_, Vec<f32>> {
+    place.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(place: &Place) -> RwLockReadGuard<'_, Vec<f32>> {
+    place.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Threads {
@@ -79,34 +119,49 @@ impl Collective for Threads {
     }
 
     fn size(&self) -> usize {
-        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).values.len()
+        self.shared.values.len()
     }
 
     fn all_gather(&self, values: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.exchange(values)?.concat())
+        self.exchange(values, |all| {
+            let mut gathered = Vec::with_capacity(all.len() * values.len());
+            all.iter().for_each(|values| gathered.extend_from_slice(&read(values)));
+            gathered
+        })
+    }
+
+    fn shift(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let before = (self.rank + self.size() - 1) % self.size();
+        self.exchange(values, |all| read(&all[before]).clone())
     }
 
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
-        let all = self.exchange(values)?;
-        values.fill(0.0);
-        for other in &all {
-            values.iter_mut().zip(other.iter()).for_each(|(sum, value)| *sum += value);
+        for chunk in values.chunks_mut(CHUNK) {
+            let places = &self.shared.chunks[self.chunks.fetch_add(1, Ordering::Relaxed) % 2];
+            {
+                let mut own = write(&places[self.rank]);
+                own.clear();
+                own.extend_from_slice(chunk);
+            }
+            self.meet()?;
+            let all: Vec<_> = places.iter().map(read).collect();
+            add_in_order(chunk, all.iter().map(|values| values.as_slice()));
         }
         Ok(())
     }
 
     fn broadcast(&self, values: &mut [f32]) -> Result<()> {
-        let all = self.exchange(if self.rank == 0 { values } else { &[] })?;
-        values.copy_from_slice(&all[0]);
+        let first = self.exchange(if self.rank == 0 { values } else { &[] }, |all| read(&all[0]).clone())?;
+        values.copy_from_slice(&first);
         Ok(())
     }
 
     fn barrier(&self) -> Result<()> {
-        self.exchange(&[]).map(drop)
+        self.meet()
     }
 
     fn abort(&self, _: u8, _: &str) {
-        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).exited = true;
+        self.round().exited = true;
         self.shared.changed.notify_all();
     }
 }

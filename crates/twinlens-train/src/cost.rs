@@ -57,14 +57,21 @@ pub struct StepCost {
     pub memory: MemoryCost,
     /// Operations of the towers.
     pub tower_flops: f64,
-    /// Operations of the comparison of all pairs, which runs on the CPU.
+    /// Operations of the comparison of all pairs.
     pub loss_flops: f64,
+    /// Operations of the text tower's last backward pass, during which the gradients of the image
+    /// tower are summed.
+    pub overlap_flops: f64,
     /// Bytes that the rank sends to gather features and their sums.
     pub gather_bytes: f64,
-    /// Bytes that the rank sends to sum the gradients, and to share weights if moments are divided.
-    pub reduce_bytes: f64,
-    /// Bytes of gradients that move between the device and the host, if these differ.
-    pub copy_bytes: f64,
+    /// Bytes that the rank sends to sum the gradients, by tower: image, text.
+    pub reduce_bytes: [f64; 2],
+    /// Bytes of weights that the rank sends if moments are divided.
+    pub weight_bytes: f64,
+    /// Bytes of features that move between the device and the host, if these differ.
+    pub feature_copies: f64,
+    /// Bytes of gradients that do, by tower: image, text.
+    pub gradient_copies: [f64; 2],
 }
 
 /// How fast a rank is.
@@ -72,15 +79,13 @@ pub struct StepCost {
 pub struct RankSpeed {
     /// Achieved (not peak) operations per second of the towers.
     pub flops: f64,
-    /// The same of the CPU, for the comparison of pairs.
-    pub cpu_flops: f64,
     /// Bytes per second that a rank sends while it receives as much.
     pub network: f64,
     /// Bytes per second between the device and the host; `None` if they are the same.
     pub host: Option<f64>,
 }
 
-/// Seconds of a step. Nothing overlaps.
+/// Seconds of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepTime {
     pub towers: f64,
@@ -88,11 +93,13 @@ pub struct StepTime {
     pub copies: f64,
     pub gather: f64,
     pub reduce: f64,
+    /// Of copies and sums, what happens while the towers compute.
+    pub overlap: f64,
 }
 
 impl StepTime {
     pub fn total(&self) -> f64 {
-        self.towers + self.loss + self.copies + self.gather + self.reduce
+        self.towers + self.loss + self.copies + self.gather + self.reduce - self.overlap
     }
 
     /// The fraction of the step in which the towers compute.
@@ -121,6 +128,8 @@ impl CostQuery {
         let other_ranks = (n - 1.0) / n;
         let features = 2.0 * all * embed * F32;
         let is_shared = *ranks > 1;
+        let has_host = is_shared && !self.precision.is_f32();
+        let by_tower = [profile.image_parameters, profile.text_parameters].map(|tower| F32 * tower as f64);
         StepCost {
             pairs,
             memory: MemoryCost {
@@ -136,10 +145,12 @@ impl CostQuery {
             // Logits of the rank's images over all texts, and the other way round; then the same
             // with the gradients of both. A whole batch computes its logits once.
             loss_flops: if is_whole { 6.0 * all * all * embed } else { 12.0 * rows * all * embed },
+            overlap_flops: if is_shared { 2.0 * micro as f64 * profile.text_flops as f64 } else { 0.0 },
             gather_bytes: other_ranks * (features + 2.0 * all * F32),
-            // With divided moments, each rank sends its weights to the others besides.
-            reduce_bytes: if self.shard_optimizer { 3.0 } else { 2.0 } * other_ranks * F32 * parameters,
-            copy_bytes: if is_shared && !self.precision.is_f32() { 2.0 * F32 * parameters } else { 0.0 },
+            reduce_bytes: by_tower.map(|tower| 2.0 * other_ranks * tower),
+            weight_bytes: if self.shard_optimizer { other_ranks * F32 * parameters } else { 0.0 },
+            feature_copies: if has_host { features * (1.0 + 1.0 / n) } else { 0.0 },
+            gradient_copies: by_tower.map(|tower| if has_host { 2.0 * tower } else { 0.0 }),
         }
     }
 
@@ -155,13 +166,27 @@ impl CostQuery {
 impl StepCost {
     /// How long the step takes at this speed.
     pub fn time(&self, speed: &RankSpeed) -> StepTime {
+        let copies = |bytes: f64| speed.host.map_or(0.0, |host| bytes / host);
+        let [image, text] = [0, 1]
+            .map(|tower| (copies(self.gradient_copies[tower]), self.reduce_bytes[tower] / speed.network));
         StepTime {
             towers: self.tower_flops / speed.flops,
-            loss: self.loss_flops / speed.cpu_flops,
-            copies: speed.host.map_or(0.0, |host| self.copy_bytes / host),
+            loss: self.loss_flops / speed.flops,
+            copies: copies(self.feature_copies) + image.0 + text.0,
             gather: self.gather_bytes / speed.network,
-            reduce: self.reduce_bytes / speed.network,
+            reduce: image.1 + text.1 + self.weight_bytes / speed.network,
+            overlap: (image.0 + image.1).min(self.overlap_flops / speed.flops),
         }
+    }
+
+    /// Bytes that the rank sends to sum gradients and to share weights.
+    pub fn sent_for_weights(&self) -> f64 {
+        self.reduce_bytes.iter().sum::<f64>() + self.weight_bytes
+    }
+
+    /// Bytes that move between the device and the host.
+    pub fn copied(&self) -> f64 {
+        self.gradient_copies.iter().sum::<f64>() + self.feature_copies
     }
 }
 
@@ -206,8 +231,11 @@ mod tests {
         close(cost.tower_flops, 3.0 * 512.0 * 41.09e9);
         close(cost.loss_flops, 12.0 * 512.0 * 32_768.0 * 512.0);
         close(cost.gather_bytes, 63.0 / 64.0 * (134.2e6 + 0.262e6));
-        close(cost.reduce_bytes, 2.0 * 63.0 / 64.0 * 598.5e6);
-        close(cost.copy_bytes, 1_197.0e6);
+        close(cost.sent_for_weights(), 2.0 * 63.0 / 64.0 * 598.5e6);
+        // 86.19 M parameters are the image tower's.
+        close(cost.reduce_bytes[0], 2.0 * 63.0 / 64.0 * 4.0 * 86.19e6);
+        close(cost.copied(), 1_197.0e6 + 134.2e6 * 65.0 / 64.0);
+        close(cost.overlap_flops, 2.0 * 512.0 * 5.96e9);
     }
 
     #[test]
@@ -216,7 +244,7 @@ mod tests {
         let cost = plain.step();
         let sharded = CostQuery { shard_optimizer: true, ..plain.clone() }.step();
         close(sharded.memory.moments, cost.memory.moments / 64.0);
-        close(sharded.reduce_bytes, cost.reduce_bytes * 1.5);
+        close(sharded.sent_for_weights(), cost.sent_for_weights() * 1.5);
         let micro = CostQuery { micro_batch: Some(128), ..plain.clone() }.step();
         close(micro.memory.activations, cost.memory.activations / 4.0);
         // Three of four parts have a second forward pass: of 3 + 3/4 passes.
@@ -226,7 +254,8 @@ mod tests {
         assert!(recomputed.memory.activations < 0.2 * cost.memory.activations);
         let alone = CostQuery { batch: 512, ranks: 1, precision: Precision::F32, ..plain }.step();
         close(alone.memory.activations, 2.0 * cost.memory.activations);
-        assert_eq!((alone.gather_bytes, alone.reduce_bytes, alone.copy_bytes), (0.0, 0.0, 0.0));
+        assert_eq!((alone.gather_bytes, alone.sent_for_weights(), alone.copied()), (0.0, 0.0, 0.0));
+        assert_eq!(alone.overlap_flops, 0.0);
         assert_eq!((alone.memory.sums, alone.memory.features), (0.0, 0.0));
         close(alone.loss_flops, 6.0 * 512.0 * 512.0 * 512.0);
     }
@@ -234,15 +263,20 @@ mod tests {
     #[test]
     fn times_add_up() {
         let cost = query("vit-b-32", 32_768, 64).step();
-        let speed = RankSpeed { flops: 150e12, cpu_flops: 1e12, network: 25e9, host: Some(20e9) };
+        let speed = RankSpeed { flops: 150e12, network: 25e9, host: Some(20e9) };
         let time = cost.time(&speed);
-        // 14.78 GFLOP per pair and 151.28 M parameters.
+        // 14.78 GFLOP per pair and 151.28 M parameters, of which 87.85 M are the image tower's.
         close(time.towers, 3.0 * 512.0 * 14.78e9 / 150e12);
-        close(time.loss, 0.1031);
-        close(time.copies, 2.0 * 605.1e6 / 20e9);
+        close(time.loss, 103.1e9 / 150e12);
+        close(time.copies, (2.0 * 605.1e6 + 134.2e6 * 65.0 / 64.0) / 20e9);
         close(time.gather, 63.0 / 64.0 * 134.48e6 / 25e9);
         close(time.reduce, 2.0 * 63.0 / 64.0 * 605.1e6 / 25e9);
-        close(time.total(), time.towers + time.loss + time.copies + time.gather + time.reduce);
+        // The text tower's backward pass takes less than the image tower's sums.
+        close(time.overlap, 2.0 * 512.0 * 5.96e9 / 150e12);
+        let all = time.towers + time.loss + time.copies + time.gather + time.reduce;
+        close(time.total(), all - time.overlap);
         close(time.efficiency(), time.towers / time.total());
+        let fast = cost.time(&RankSpeed { network: 1e15, host: None, ..speed });
+        close(fast.overlap, 2.0 * 63.0 / 64.0 * 4.0 * 87.85e6 / 1e15);
     }
 }

@@ -12,7 +12,7 @@ use crate::optimizer::{AdamW, Gradients, StepError};
 use crate::schedule::Schedule;
 use candle_core::{Device, Tensor};
 use twinlens_model::weights::Variables;
-use twinlens_model::{Clip, Features, Pass, Tower};
+use twinlens_model::{Block, Clip, Features, Pass, Tower};
 use twinlens_ranks::Collective;
 
 /// Makes the steps of one rank.
@@ -144,19 +144,17 @@ impl Stepper<'_> {
             let pass = if index == 0 { Pass::Train } else { Pass::Preview };
             features.push([self.encode(Tower::Image, part, pass)?, self.encode(Tower::Text, part, pass)?]);
         }
-        let gathered = |tower: usize| {
-            let own: Vec<Tensor> = features.iter().map(|f: &[Tensor; 2]| f[tower].detach()).collect();
-            // The comparison runs on the CPU, whatever the device of the towers.
-            self.gather(&Tensor::cat(&own, 0)?.to_device(&Device::Cpu)?)
+        let own = |tower: usize| -> Result<Tensor> {
+            let parts: Vec<Tensor> = features.iter().map(|f: &[Tensor; 2]| f[tower].detach()).collect();
+            Ok(Tensor::cat(&parts, 0)?)
         };
-        let (image, text) = (gathered(0)?, gathered(1)?);
+        let own = [own(0)?, own(1)?];
         let mut kept = features.into_iter().next();
-        let rows: usize = image.dim(0)? / self.ranks.size();
-        let first = rows * self.ranks.rank();
-        let all = Features { image: &image, text: &text, own: first..first + rows };
-        let [images, texts] = self.clip.log_sums(&all)?;
-        let log_sums = [self.ranks.all_gather(&images)?, self.ranks.all_gather(&texts)?];
-        let share = self.clip.share(&all, &log_sums)?;
+        let share = if self.ranks.size() > 1 && self.clip.adds_up()? {
+            self.ring_share(&own)?
+        } else {
+            self.gathered_share(&own)?
+        };
         let (mut gradients, mut summed) = (Gradients::default(), Gradients::default());
         let mut row = 0;
         for (number, part) in parts.iter().enumerate() {
@@ -189,6 +187,48 @@ impl Stepper<'_> {
             }
         }
         Ok(Some(Share { loss: share.loss, gradients, summed }))
+    }
+
+    /// The share of this rank's features (`[rows, embed]` of images and texts), compared with those
+    /// of all ranks.
+    fn gathered_share(&self, own: &[Tensor; 2]) -> Result<twinlens_model::Share> {
+        let (image, text) = (self.gather(&own[0])?, self.gather(&own[1])?);
+        let rows = own[0].dim(0)?;
+        let first = rows * self.ranks.rank();
+        let all = Features { image: &image, text: &text, own: first..first + rows };
+        let [images, texts] = self.clip.log_sums(&all)?;
+        let log_sums = [self.ranks.all_gather(&images)?, self.ranks.all_gather(&texts)?];
+        Ok(self.clip.share(&all, &log_sums)?)
+    }
+
+    /// As [`gathered_share`](Self::gathered_share), for an objective whose shares add up: the
+    /// features of the other ranks pass by in a ring, so that no rank holds those of all (Zhai et
+    /// al. 2023, section 3.2). Those of the next rank come while these are compared.
+    fn ring_share(&self, own: &[Tensor; 2]) -> Result<twinlens_model::Share> {
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let shape @ (rows, _) = own[0].dims2()?;
+        let block = |[image, text]: &'_ [Tensor; 2], rank: usize| Block { image, text, first: rank * rows };
+        let mut passing = Tensor::stack(own, 0)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut share: Option<twinlens_model::Share> = None;
+        for turn in 0..size {
+            let (images, texts) = passing.split_at(passing.len() / 2);
+            let tensor = |values: &[f32]| Tensor::from_slice(values, shape, own[0].device());
+            let others = [tensor(images)?, tensor(texts)?];
+            let others = block(&others, (rank + size - turn) % size);
+            let (compared, next) = std::thread::scope(|scope| {
+                let next = (turn + 1 < size).then(|| scope.spawn(|| self.ranks.shift(&passing)));
+                (self.clip.block_share(block(own, rank), others, rows * size), next.map(|next| next.join()))
+            });
+            let compared = compared?;
+            match &mut share {
+                Some(share) => share.add(&compared)?,
+                None => share = Some(compared),
+            }
+            if let Some(next) = next {
+                passing = next.map_err(|_| TrainError::Panicked("training"))??;
+            }
+        }
+        share.ok_or(TrainError::Panicked("training"))
     }
 
     /// Adds the gradients of a tower's variables, from those of its features. `kept` are the

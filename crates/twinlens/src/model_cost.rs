@@ -12,8 +12,6 @@ use crate::table::TableWriter;
 
 /// GB/s between a GPU and its host over PCIe 4.0, as a rule.
 const HOST_GBPS: f64 = 25.0;
-/// TFLOP/s of a server's CPU in f32, as a rule.
-const CPU_TFLOPS: f64 = 1.0;
 
 /// A line of the table: what it says, of one number of ranks.
 type Line = (&'static str, fn(&Column) -> f64);
@@ -39,19 +37,20 @@ const COST: [Line; 14] = [
     ("towers, TFLOP", |c| c.cost.tower_flops / 1e12),
     ("comparison of pairs, TFLOP", |c| c.cost.loss_flops / 1e12),
     ("features sent, GB", |c| c.cost.gather_bytes / 1e9),
-    ("gradients and weights sent, GB", |c| c.cost.reduce_bytes / 1e9),
-    ("gradients to the host and back, GB", |c| c.cost.copy_bytes / 1e9),
+    ("gradients and weights sent, GB", |c| c.cost.sent_for_weights() / 1e9),
+    ("to the host and back, GB", |c| c.cost.copied() / 1e9),
 ];
 
 /// A line about time.
 type TimeLine = (&'static str, fn(&Column, &StepTime) -> f64);
 
-const TIME: [TimeLine; 8] = [
+const TIME: [TimeLine; 9] = [
     ("towers, s", |_, t| t.towers),
     ("comparison of pairs, s", |_, t| t.loss),
-    ("gradients to the host and back, s", |_, t| t.copies),
+    ("to the host and back, s", |_, t| t.copies),
     ("features over the network, s", |_, t| t.gather),
     ("gradients over the network, s", |_, t| t.reduce),
+    ("of these, while the towers compute, s", |_, t| t.overlap),
     ("step, s", |_, t| t.total()),
     ("pairs per second", |c, t| c.batch as f64 / t.total()),
     ("towers' share of the step", |_, t| t.efficiency()),
@@ -111,7 +110,6 @@ fn column(args: &CostArgs, config: &ClipConfig, ranks: usize) -> Result<Column, 
         let is_gpu = !args.precision.is_f32();
         cost.time(&RankSpeed {
             flops: tflops * 1e12,
-            cpu_flops: args.cpu_tflops.unwrap_or(if is_gpu { CPU_TFLOPS } else { tflops }) * 1e12,
             network: gbps * 1e9,
             host: is_gpu.then_some(args.host_gbps.unwrap_or(HOST_GBPS) * 1e9),
         })

@@ -83,7 +83,7 @@ fn tcp(launch: Launch, wait: Duration, threads: Option<u16>) -> Result<Ranks, Ra
     let local_rank = launch.local_rank;
     let cores = runtime::cores() / launch.ranks_here().unwrap_or(1);
     let threads = threads.map_or(cores.max(1), usize::from);
-    let meeting = Meeting { launch, token: env::ranks_token(), build: build(), wait };
+    let meeting = Meeting { launch, token: env::ranks_token(), build: build(), wait, shares_memory: true };
     Ok(Ranks::new(Arc::new(meeting.join()?), local_rank, threads))
 }
 

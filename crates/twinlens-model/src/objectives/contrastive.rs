@@ -5,6 +5,7 @@ use super::kind::{Family, ObjectiveKind, PairObjective};
 use crate::ops::contrastive::contrastive_loss;
 use crate::ops::pairs::{Pairs, Shares};
 use crate::ops::reference::{Tensors, get};
+use crate::ops::tensor_pairs::{TensorPairs, TensorShares};
 use crate::towers::text::TextConfig;
 use crate::variables::{Declarations, Init};
 use candle_core::{Result, Tensor};
@@ -12,6 +13,8 @@ use serde_json::Value;
 
 /// The initial `logit_scale`: ln(1 / 0.07).
 const LOGIT_SCALE: f32 = 2.659_26;
+
+const SCALARS: &[&str] = &["logit_scale"];
 
 pub(super) struct Contrastive;
 
@@ -70,9 +73,24 @@ impl PairObjective for Contrastive {
         [images, texts]: &[Vec<f32>; 2],
         _: &Tensors,
     ) -> Result<Option<(Shares, &'static [&'static str])>> {
-        let rows = pairs.image.len() / pairs.embed;
-        let is_complete = images.len() == rows && texts.len() == rows;
-        Ok(is_complete.then(|| (pairs.contrastive(images, texts), &["logit_scale"][..])))
+        let is_complete = images.len() == pairs.n && texts.len() == pairs.n;
+        Ok(is_complete.then(|| (pairs.contrastive(images, texts), SCALARS)))
+    }
+
+    fn tensor_log_sums(&self, pairs: &TensorPairs<'_>) -> Result<[Vec<f32>; 2]> {
+        pairs.log_sums()
+    }
+
+    fn tensor_shares(
+        &self,
+        pairs: &TensorPairs<'_>,
+        [images, texts]: &[Vec<f32>; 2],
+        _: &Tensors,
+    ) -> Result<Option<(TensorShares, &'static [&'static str])>> {
+        if images.len() != pairs.n || texts.len() != pairs.n {
+            return Ok(None);
+        }
+        Ok(Some((pairs.contrastive(images, texts)?, SCALARS)))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::compute::Precision;
 use crate::ops::embed::Texts;
 use crate::ops::pairs::{Pairs, Shares};
 use crate::ops::reference::Tensors;
+use crate::ops::tensor_pairs::{TensorPairs, TensorShares};
 use crate::towers::text::{TextConfig, TextTower};
 use crate::variables::Declarations;
 use candle_core::{Result, Tensor};
@@ -60,6 +61,12 @@ pub(crate) trait PairObjective {
         [Vec::new(), Vec::new()]
     }
 
+    /// Whether the loss is a sum over pairs, so that [`shares`](Self::shares) of parts of the batch
+    /// add up.
+    fn adds_up(&self) -> bool {
+        false
+    }
+
     /// The share of a range of rows in the loss, and which scalars have gradients. `None` if
     /// `log_sums` are not those of all rows.
     fn shares(
@@ -68,6 +75,19 @@ pub(crate) trait PairObjective {
         log_sums: &[Vec<f32>; 2],
         tensors: &Tensors,
     ) -> Result<Option<(Shares, &'static [&'static str])>>;
+
+    /// As [`log_sums`](Self::log_sums), of features on any device.
+    fn tensor_log_sums(&self, _pairs: &TensorPairs<'_>) -> Result<[Vec<f32>; 2]> {
+        Ok([Vec::new(), Vec::new()])
+    }
+
+    /// As [`shares`](Self::shares), of features on any device.
+    fn tensor_shares(
+        &self,
+        pairs: &TensorPairs<'_>,
+        log_sums: &[Vec<f32>; 2],
+        tensors: &Tensors,
+    ) -> Result<Option<(TensorShares, &'static [&'static str])>>;
 }
 
 /// What an objective that predicts words computes with.

@@ -5,6 +5,7 @@ use super::kind::{Family, ObjectiveKind, PairObjective};
 use crate::ops::pairs::{Pairs, Shares};
 use crate::ops::reference::{Tensors, get};
 use crate::ops::sigmoid::sigmoid_loss;
+use crate::ops::tensor_pairs::{TensorPairs, TensorShares};
 use crate::towers::text::TextConfig;
 use crate::variables::{Declarations, Init};
 use candle_core::{Result, Tensor};
@@ -12,6 +13,8 @@ use serde_json::{Value, json};
 
 /// The initial `logit_bias`, as in the paper.
 const LOGIT_BIAS: f32 = -10.0;
+
+const SCALARS: &[&str] = &["logit_scale", "logit_bias"];
 
 pub(super) struct Sigmoid;
 
@@ -60,6 +63,10 @@ impl PairObjective for Sigmoid {
         (odds + 1.0)?.log()?.sum_all()? / n as f64
     }
 
+    fn adds_up(&self) -> bool {
+        true
+    }
+
     fn shares(
         &self,
         pairs: &Pairs<'_>,
@@ -67,6 +74,16 @@ impl PairObjective for Sigmoid {
         tensors: &Tensors,
     ) -> Result<Option<(Shares, &'static [&'static str])>> {
         let bias = get(tensors, "logit_bias")?.to_scalar::<f32>()?;
-        Ok(Some((pairs.sigmoid(bias), &["logit_scale", "logit_bias"])))
+        Ok(Some((pairs.sigmoid(bias), SCALARS)))
+    }
+
+    fn tensor_shares(
+        &self,
+        pairs: &TensorPairs<'_>,
+        _: &[Vec<f32>; 2],
+        tensors: &Tensors,
+    ) -> Result<Option<(TensorShares, &'static [&'static str])>> {
+        let bias = get(tensors, "logit_bias")?.to_scalar::<f32>()?;
+        Ok(Some((pairs.sigmoid(bias)?, SCALARS)))
     }
 }

@@ -7,6 +7,7 @@
 
 use super::activation::Activation;
 use super::attention::Attention;
+use super::linear::forward_chunk;
 use super::matmul::{Mat, MatMut, multiply, multiply_add};
 use super::norm::{layer_norm, layer_norm_backward, layer_norm_stats};
 use super::simd;
@@ -163,19 +164,9 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer
 }
 
-/// Sets every row of `dst` to `bias`.
-fn fill_rows(dst: &mut [f32], bias: &[f32]) {
-    for row in dst.chunks_exact_mut(bias.len()) {
-        row.copy_from_slice(bias);
-    }
-}
-
 /// `y = x w^T + bias`, for `x` `[rows, in]`, `w` `[out, in]`.
 fn linear(y: &mut [f32], x: &[f32], w: &[f32], bias: &[f32]) {
-    let (out, rows) = (bias.len(), y.len() / bias.len());
-    let inner = w.len() / out;
-    fill_rows(y, bias);
-    multiply_add(MatMut::new(y, rows, out), Mat::new(x, rows, inner), Mat::new(w, out, inner).t());
+    forward_chunk(y, x, w, Some(bias), w.len() / bias.len());
 }
 
 /// Selects the output rows among the input rows.

@@ -15,19 +15,52 @@ const GROUP: usize = 4096;
 /// Numbers of a weight gradient that one thread computes at a time.
 const PIECE: usize = 128 * 128;
 
+/// The fewest rows for which the kernel adds up a row of `out` numbers in the order in which it does
+/// for many rows. For fewer it has other loops: for one row, for at most 256 numbers, and for at
+/// most 64 rows and columns.
+fn least_rows(out: usize) -> usize {
+    let few = 257_usize.div_ceil(out.max(1));
+    few.max(if out > 64 { 2 } else { 65 }).min(ROWS)
+}
+
 /// `y = x w^T`, plus `bias` if given: `x` `[rows, inner]`, `w` `[out, inner]`.
 pub(crate) fn forward(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize) {
     let out = w.len() / inner;
-    y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * inner)).for_each(|(y, x)| {
-        let (rows, w) = (x.len() / inner, Mat::new(w, out, inner).t());
-        match bias {
-            None => multiply(MatMut::new(y, rows, out), 1.0, Mat::new(x, rows, inner), w),
-            Some(bias) => {
-                y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
-                multiply_add(MatMut::new(y, rows, out), Mat::new(x, rows, inner), w);
-            }
+    let chunks = y.par_chunks_mut(ROWS * out).zip(x.par_chunks(ROWS * inner));
+    chunks.for_each(|(y, x)| forward_chunk(y, x, w, bias, inner));
+}
+
+/// As [`forward`], on this thread. A row of `y` does not depend on how many others there are.
+pub(crate) fn forward_chunk(y: &mut [f32], x: &[f32], w: &[f32], bias: Option<&[f32]>, inner: usize) {
+    let (out, rows) = (w.len() / inner, x.len() / inner);
+    let least = least_rows(out);
+    if (1..least).contains(&rows) {
+        let (mut more_y, mut more_x) = (vec![0.0; least * out], vec![0.0; least * inner]);
+        more_x[..x.len()].copy_from_slice(x);
+        forward_chunk(&mut more_y, &more_x, w, bias, inner);
+        y.copy_from_slice(&more_y[..y.len()]);
+        return;
+    }
+    let w = Mat::new(w, out, inner).t();
+    match bias {
+        None => multiply(MatMut::new(y, rows, out), 1.0, Mat::new(x, rows, inner), w),
+        Some(bias) => {
+            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
+            multiply_add(MatMut::new(y, rows, out), Mat::new(x, rows, inner), w);
         }
-    });
+    }
+}
+
+/// `x w`, for `x` `[rows, inner]`, `w` `[inner, out]`. On a CPU, a row does not depend on how many
+/// others there are.
+pub(crate) fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let ((rows, inner), (_, out)) = (x.dims2()?, w.dims2()?);
+    let least = least_rows(out);
+    if !(1..least).contains(&rows) {
+        return x.matmul(w);
+    }
+    let more = Tensor::zeros((least - rows, inner), x.dtype(), x.device())?;
+    Tensor::cat(&[x, &more], 0)?.matmul(w)?.narrow(0, 0, rows)
 }
 
 /// `dx = d w`.

@@ -24,6 +24,7 @@ pub(crate) mod reference;
 pub(crate) mod sigmoid;
 pub(crate) mod simd;
 mod similarity;
+pub(crate) mod tensor_pairs;
 pub(crate) mod transformer;
 pub(crate) mod trunk;
 

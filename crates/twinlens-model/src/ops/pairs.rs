@@ -14,16 +14,24 @@ use std::ops::Range;
 /// Rows whose logits one thread holds at a time.
 const ROWS: usize = 64;
 
-/// Features of a whole batch (`[n, embed]` each, row i of both a pair), and a range of its rows.
+/// Features of some rows of a batch, `[rows, embed]` each; row i of both is a pair.
 #[derive(Clone, Copy)]
-pub(crate) struct Pairs<'a> {
+pub(crate) struct Block<'a> {
     pub image: &'a [f32],
     pub text: &'a [f32],
-    pub embed: usize,
-    /// First row of the range.
+    /// The number of the first row.
     pub first: usize,
-    /// Rows in the range.
-    pub rows: usize,
+}
+
+/// A range of the rows of a batch, and the rows that it is compared with.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs<'a> {
+    pub own: Block<'a>,
+    /// The whole batch, or, for a loss that is a sum over blocks of pairs, any part of it.
+    pub others: Block<'a>,
+    /// Rows of the batch.
+    pub n: usize,
+    pub embed: usize,
     /// The factor on the similarities.
     pub scale: f32,
 }
@@ -50,22 +58,21 @@ struct Side {
 }
 
 impl Pairs<'_> {
-    /// Calls `f` for pieces of the range: with the row numbers, and the logits of these rows of
-    /// `from` against all of `to`. Pieces do not depend on the number of threads.
+    /// Calls `f` for pieces of the range, of which `own` is a side: with the row numbers, and the
+    /// logits of these rows against all of `to`. Pieces do not depend on the number of threads.
     fn pieces<R: Send>(
         &self,
-        from: &[f32],
+        own: &[f32],
         to: &[f32],
         f: impl Fn(Range<usize>, &mut [f32]) -> R + Sync,
     ) -> Vec<R> {
         let (embed, n) = (self.embed, to.len() / self.embed);
-        let own = &from[self.first * embed..(self.first + self.rows) * embed];
         let piece = |(piece, rows): (usize, &[f32])| {
             let count = rows.len() / embed;
             let mut logits = vec![0.0; count * n];
             let (rows, columns) = (Mat::new(rows, count, embed), Mat::new(to, n, embed));
             multiply(MatMut::new(&mut logits, count, n), self.scale, rows, columns.t());
-            let first = self.first + piece * ROWS;
+            let first = self.own.first + piece * ROWS;
             f(first..first + count, &mut logits)
         };
         own.par_chunks(ROWS * embed).enumerate().map(piece).collect()
@@ -74,12 +81,12 @@ impl Pairs<'_> {
     /// ln sum exp of the logits: for each image of the range over all texts, and for each text of
     /// the range over all images.
     pub(crate) fn log_sums(&self) -> [Vec<f32>; 2] {
-        let n = self.image.len() / self.embed;
-        [(self.image, self.text), (self.text, self.image)].map(|(from, to)| {
+        let n = self.others.image.len() / self.embed;
+        [(self.own.image, self.others.text), (self.own.text, self.others.image)].map(|(own, to)| {
             let sums = |_, logits: &mut [f32]| {
                 logits.chunks_exact(n).map(|row| log_sum_exp(row.iter().copied())).collect::<Vec<_>>()
             };
-            self.pieces(from, to, sums).concat()
+            self.pieces(own, to, sums).concat()
         })
     }
 
@@ -87,16 +94,16 @@ impl Pairs<'_> {
     /// the sums, and returns the gradient of the loss by the logit.
     fn side(
         &self,
-        from: &[f32],
+        own: &[f32],
         to: &[f32],
         gradient: impl Fn(usize, usize, f32, &mut Side) -> f32 + Sync,
     ) -> Side {
         let (embed, n) = (self.embed, to.len() / self.embed);
-        let pieces = self.pieces(from, to, |rows, logits| {
+        let pieces = self.pieces(own, to, |rows, logits| {
             let mut side = Side::default();
             for (i, logits) in rows.clone().zip(logits.chunks_exact_mut(n)) {
                 for (j, x) in logits.iter_mut().enumerate() {
-                    *x = gradient(i, j, *x, &mut side);
+                    *x = gradient(i, self.others.first + j, *x, &mut side);
                 }
             }
             side.features = vec![0.0; rows.len() * embed];
@@ -117,8 +124,8 @@ impl Pairs<'_> {
     /// texts.
     pub(crate) fn contrastive(&self, images: &[f32], texts: &[f32]) -> Shares {
         let half = 0.5 / images.len() as f32;
-        let side = |from, to, own: &[f32], other: &[f32]| {
-            self.side(from, to, |i, j, x, side| {
+        let side = |rows, to, own: &[f32], other: &[f32]| {
+            self.side(rows, to, |i, j, x, side| {
                 let target = if i == j { 2.0 } else { 0.0 };
                 if i == j {
                     side.loss += f64::from(own[i] - x) * f64::from(half);
@@ -128,19 +135,19 @@ impl Pairs<'_> {
                 g
             })
         };
-        let image = side(self.image, self.text, images, texts);
-        let text = side(self.text, self.image, texts, images);
+        let image = side(self.own.image, self.others.text, images, texts);
+        let text = side(self.own.text, self.others.image, texts, images);
         // Each logit belongs to one image and one text, so one side alone gives the scale's
         // gradient.
         let loss = image.loss + text.loss;
         Shares { loss, image: image.features, text: text.features, scale: image.scale, bias: 0.0 }
     }
 
-    /// SigLIP's loss, with `bias` on the logits.
+    /// SigLIP's loss, with `bias` on the logits: a sum over blocks of pairs.
     pub(crate) fn sigmoid(&self, bias: f32) -> Shares {
-        let n = (self.image.len() / self.embed) as f64;
-        let side = |from, to| {
-            self.side(from, to, |i, j, x, side| {
+        let n = self.n as f64;
+        let side = |own, to| {
+            self.side(own, to, |i, j, x, side| {
                 let z = if i == j { 1.0 } else { -1.0 };
                 let a = z * (f64::from(x) + f64::from(bias));
                 let small = (-a.abs()).exp();
@@ -152,7 +159,8 @@ impl Pairs<'_> {
                 g as f32
             })
         };
-        let (image, text) = (side(self.image, self.text), side(self.text, self.image));
+        let image = side(self.own.image, self.others.text);
+        let text = side(self.own.text, self.others.image);
         let Side { features, loss, scale, bias } = image;
         Shares { loss, image: features, text: text.features, scale, bias }
     }

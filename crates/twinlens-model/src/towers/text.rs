@@ -4,6 +4,7 @@ use super::blocks::{self, BlockInit, Blocks, Kept};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{Texts, text_embed};
+use crate::ops::linear::project;
 use crate::ops::reference::{self, Tensors, get, like};
 use crate::ops::transformer::{Pool, Sequences};
 use crate::variables::{Declarations, Init};
@@ -90,7 +91,7 @@ impl TextTower<'_> {
     pub(crate) fn features(&self, texts: Texts, train: bool) -> Result<Tensor> {
         let sequences = Sequences::causal(texts.lens.iter().copied());
         let x = self.stack(&self.embed(texts, train)?, sequences, train)?;
-        x.matmul(get(self.tensors, "text_projection")?)
+        project(&x, get(self.tensors, "text_projection")?)
     }
 
     /// The language model's state before each word but the first (`[all tokens - texts, width]`),

@@ -6,6 +6,7 @@ use super::image::{ImageTower, TowerContext, TowerKind};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
 use crate::ops::embed::{PatchShape, patch_embed};
+use crate::ops::linear::project;
 use crate::ops::reference::{self, Norms, Tensors, get, like};
 use crate::ops::transformer::Sequences;
 use crate::variables::{Declarations, Init};
@@ -111,7 +112,7 @@ impl ImageTower for VitConfig {
         let (layers, tensors, pool) = (self.layers, cx.tensors, &cx.memory.pool);
         let x = Blocks { stack: STACK, layers, shape, tensors, pool }.run(&x, sequences, cx.pass.trains())?;
         let x = reference::layer_norm(&x, tensors, "visual.ln_post")?;
-        x.matmul(get(tensors, "visual.proj")?)
+        project(&x, get(tensors, "visual.proj")?)
     }
 
     fn reference_features(

@@ -238,6 +238,37 @@ fn results_do_not_depend_on_threads_or_on_what_ran_before() {
     }
 }
 
+/// What is embedded with others, in any batch and place, has the bits that it has alone: rows that
+/// were embedded at another time can be taken over.
+#[test]
+fn an_embedding_does_not_depend_on_the_batch() {
+    let wide = |config: ClipConfig| {
+        let vision = VitConfig { image_size: 20, patch: 4, width: 136, layers: 2, heads: 2 }.into();
+        let text = TextConfig { context: 12, vocab: 50, width: 68, layers: 2, heads: 2 };
+        ClipConfig { embed: 160, vision, text, ..config }
+    };
+    let narrow = vit(Activation::Gelu, Objective::CONTRASTIVE);
+    let tiny = ClipConfig { embed: 3, ..resnet(Objective::CONTRASTIVE) };
+    for config in [wide(narrow.clone()), narrow, resnet(Objective::CONTRASTIVE), tiny] {
+        let what = format!("{config:?}");
+        let clip = model(config);
+        let (pixels, ids) = batch(clip.config(), 41);
+        let rows = |batch: &Tensor, first: usize, count: usize| batch.narrow(0, first, count).unwrap();
+        let embed = |first: usize, count: usize| {
+            let image = clip.encode_image(&rows(&pixels, first, count)).unwrap();
+            let text = clip.encode_text(&rows(&ids, first, count)).unwrap();
+            [image, text].map(|both| both.to_vec2::<f32>().unwrap())
+        };
+        let all = embed(0, 41);
+        for (first, count) in [(0, 1), (40, 1), (3, 2), (5, 7), (1, 40), (20, 12)] {
+            let some = embed(first, count);
+            for tower in 0..2 {
+                assert!(some[tower] == all[tower][first..first + count], "{tower} {first} {count} {what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn evaluation_builds_no_graph() {
     let clip = model(vit(Activation::QuickGelu, Objective::CONTRASTIVE));

@@ -4,7 +4,8 @@ use crate::common::{batch, distance, model, values};
 use candle_core::{Device, Tensor, Var};
 use std::path::Path;
 use twinlens_model::{
-    Activation, Clip, ClipConfig, Features, Objective, Pass, ResNetConfig, TextConfig, Tower, VitConfig,
+    Activation, Block, Clip, ClipConfig, Features, Objective, Pass, ResNetConfig, Share, TextConfig, Tower,
+    VitConfig,
 };
 
 fn vit(objective: Objective) -> ClipConfig {
@@ -62,9 +63,51 @@ fn shares_add_up_to_the_loss() {
         }
     }
     let words = model(vit(Objective::CAPTION));
+    assert!(words.adds_up().unwrap_err().to_string().contains("objective"));
     let (image, text) = (Tensor::zeros((3, 24), candle_core::DType::F32, &Device::Cpu).unwrap(), 3);
     let features = Features { image: &image, text: &image, own: 0..text };
     assert!(words.log_sums(&features).unwrap_err().to_string().contains("objective"));
+}
+
+/// Blocks of pairs, of which no two ranges of rows need be equal, add up to the share of the rows.
+#[test]
+fn shares_of_blocks_add_up() {
+    const N: usize = 150;
+    let clip = model(vit(Objective::SIGMOID));
+    assert!(clip.adds_up().unwrap());
+    let (pixels, ids) = batch(clip.config(), N);
+    let (image, text) = (clip.encode_image(&pixels).unwrap(), clip.encode_text(&ids).unwrap());
+    let own = 30..101;
+    let empty = [Vec::new(), Vec::new()];
+    let whole = clip.share(&Features { image: &image, text: &text, own: own.clone() }, &empty).unwrap();
+    let rows = |range: std::ops::Range<usize>| {
+        [&image, &text].map(|side| side.narrow(0, range.start, range.len()).unwrap())
+    };
+    let [own_image, own_text] = rows(own.clone());
+    let own = Block { image: &own_image, text: &own_text, first: own.start };
+    let mut sum: Option<Share> = None;
+    for range in [30..101, 0..30, 101..102, 102..N] {
+        let first = range.start;
+        let [image, text] = rows(range);
+        let share = clip.block_share(own, Block { image: &image, text: &text, first }, N).unwrap();
+        match &mut sum {
+            Some(sum) => sum.add(&share).unwrap(),
+            None => sum = Some(share),
+        }
+    }
+    let sum = sum.unwrap();
+    assert!((sum.loss - whole.loss).abs() < 1e-9 * whole.loss);
+    for (sum, whole) in [(&sum.image, &whole.image), (&sum.text, &whole.text)] {
+        assert!(distance(&values(sum), &values(whole), 1e-12) < 1e-6);
+    }
+    for ((name, sum), (_, whole)) in sum.scalars.iter().zip(&whole.scalars) {
+        assert!((sum - whole).abs() < 1e-5 * whole.abs(), "{name}: {sum} {whole}");
+    }
+
+    let beyond = Block { first: N - 1, ..own };
+    assert!(clip.block_share(own, beyond, N).is_err());
+    let contrastive = model(vit(Objective::CONTRASTIVE));
+    assert!(contrastive.block_share(own, own, N).is_err());
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {

@@ -21,6 +21,8 @@ pub struct Meeting {
     pub build: String,
     /// How long to wait for the others.
     pub wait: Duration,
+    /// Whether ranks of one machine may add up their values in its memory.
+    pub shares_memory: bool,
 }
 
 /// The first bytes of a connection.
@@ -70,7 +72,8 @@ impl Meeting {
             _ => self.follow(address, deadline)?,
         };
         let name = rank_name(self.launch.rank, &host());
-        Ok(Tcp::new(self.launch.rank, name, peers))
+        let ranks = Tcp::new(self.launch.rank, name, peers);
+        if self.shares_memory { ranks.share_memory() } else { Ok(ranks) }
     }
 
     /// Where rank 0 listens.

@@ -1,6 +1,7 @@
 //! The operations of a rank over its connections with the others.
 
 use super::peer::{Goodbye, Peer, SMALL};
+use crate::board::Board;
 use crate::collective::Collective;
 use crate::error::{RankError, Result};
 use crate::pieces::{piece, sum_in_order};
@@ -20,11 +21,19 @@ pub struct Tcp {
     peers: Vec<Option<Peer>>,
     /// Whether this or another rank has failed.
     failed: AtomicBool,
+    /// For the sums of ranks of one machine.
+    board: Option<Board>,
 }
 
 impl Tcp {
     pub(super) fn new(rank: usize, name: String, peers: Vec<Option<Peer>>) -> Self {
-        Self { rank, name, peers, failed: AtomicBool::new(false) }
+        Self { rank, name, peers, failed: AtomicBool::new(false), board: None }
+    }
+
+    /// Lets ranks of one machine share memory; all ranks do so together.
+    pub(super) fn share_memory(mut self) -> Result<Self> {
+        self.board = Board::open(&self)?;
+        Ok(self)
     }
 
     fn peer(&self, rank: usize) -> Result<&Peer> {
@@ -46,16 +55,26 @@ impl Tcp {
         receive: &mut dyn FnMut(&Peer, usize) -> Result<()>,
     ) -> Result<()> {
         let send = || self.turns(true).try_for_each(|to| self.peer(to)?.send(outgoing(to), &self.failed));
-        let mut receive = || {
-            let received = self.turns(false).try_for_each(|from| receive(self.peer(from)?, from));
-            received.map_err(|error| {
+        let receive = || self.turns(false).try_for_each(|from| receive(self.peer(from)?, from));
+        self.both(self.turns(true).all(|to| outgoing(to).len() <= SMALL), send, receive)
+    }
+
+    /// Sends and receives, one after the other if what is sent is small, else at the same time.
+    fn both(
+        &self,
+        is_small: bool,
+        send: impl FnOnce() -> Result<()> + Send,
+        receive: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let receive = || {
+            receive().map_err(|error| {
                 let cause = self.cause(error);
                 // Ends a sender whose peer no longer reads.
                 self.failed.store(true, Ordering::Relaxed);
                 cause
             })
         };
-        let (sent, received) = if self.turns(true).all(|to| outgoing(to).len() <= SMALL) {
+        let (sent, received) = if is_small {
             (send(), receive())
         } else {
             std::thread::scope(|scope| {
@@ -147,15 +166,35 @@ impl Collective for Tcp {
         Ok(all)
     }
 
+    fn shift(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let (size, mut shifted) = (self.size(), vec![0.0; values.len()]);
+        let (to, from) = ((self.rank + 1) % size, (self.rank + size - 1) % size);
+        if size == 1 {
+            shifted.copy_from_slice(values);
+            return Ok(shifted);
+        }
+        let send = || self.peer(to)?.send(bytemuck::cast_slice(values), &self.failed);
+        let received = || self.peer(from)?.receive(bytemuck::cast_slice_mut(&mut shifted));
+        self.both(values.len() * 4 <= SMALL, send, received)?;
+        Ok(shifted)
+    }
+
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
         let (length, size) = (values.len(), self.size());
+        if let Some(board) = self.board.as_ref().filter(|_| length >= Board::WORTHWHILE) {
+            // What failed in a meeting is known to all already.
+            return board.all_reduce_sum(values, || self.barrier()).map_err(|error| match error {
+                RankError::Setup { .. } => self.failure(error),
+                other => other,
+            });
+        }
         let own = piece(length, size, self.rank);
-        let all = {
+        let mut all = {
             let values = &*values;
             let part = |to: usize| bytemuck::cast_slice(&values[piece(length, size, to)]);
             self.gather_pieces(&part, own.len())?
         };
-        sum_in_order(&mut values[own.clone()], &all, self.rank);
+        sum_in_order(&mut values[own.clone()], &mut all, self.rank);
         let sums = values[own].to_vec();
         let bytes = bytemuck::cast_slice(&sums);
         self.exchange(&|_| bytes, &mut |peer, from| {
@@ -222,7 +261,8 @@ mod tests {
     fn meeting(port: u16, rank: usize, size: usize) -> Meeting {
         let master = Some("127.0.0.1".into());
         let launch = Launch { rank, size, local_rank: rank, local_size: Some(size), master, port };
-        Meeting { launch, token: None, build: "this".into(), wait: Duration::from_secs(20) }
+        let wait = Duration::from_secs(20);
+        Meeting { launch, token: None, build: "this".into(), wait, shares_memory: false }
     }
 
     fn free_port() -> u16 {
@@ -230,11 +270,18 @@ mod tests {
     }
 
     /// Runs `f` on every rank and returns all results.
-    fn on_ranks<R: Send>(size: usize, f: impl Fn(Tcp) -> R + Sync) -> Vec<R> {
+    fn on_ranks<R: Send>(size: usize, shares_memory: bool, f: impl Fn(Tcp) -> R + Sync) -> Vec<R> {
         let port = free_port();
         std::thread::scope(|scope| {
             let f = &f;
-            let start = |rank| scope.spawn(move || f(meeting(port, rank, size).join().unwrap()));
+            let meeting = |rank| Meeting { shares_memory, ..meeting(port, rank, size) };
+            let start = |rank| {
+                scope.spawn(move || {
+                    let ranks = meeting(rank).join().unwrap();
+                    assert_eq!(ranks.board.is_some(), shares_memory && size > 1);
+                    f(ranks)
+                })
+            };
             let all: Vec<_> = (0..size).map(start).collect();
             all.into_iter().map(|rank| rank.join().unwrap()).collect()
         })
@@ -257,6 +304,7 @@ mod tests {
         for length in [0, 1, 2, 3, 5, 2047, 2048, 2049, 70_001, 600_007] {
             let mut values = noise(ranks.rank(), length);
             log.extend(ranks.all_gather(&values).unwrap());
+            log.extend(ranks.shift(&values).unwrap());
             ranks.all_reduce_sum(&mut values).unwrap();
             log.extend(&values);
             let mut values = noise(ranks.rank(), length);
@@ -278,8 +326,8 @@ mod tests {
 
     #[test]
     fn processes_compute_the_bits_of_threads() {
-        for size in [1, 2, 3, 4] {
-            let by_tcp = on_ranks(size, |ranks| operations(&ranks));
+        for (size, shares_memory) in [1, 2, 3, 4].into_iter().flat_map(|size| [(size, false), (size, true)]) {
+            let by_tcp = on_ranks(size, shares_memory, |ranks| operations(&ranks));
             let by_threads: Vec<Vec<f32>> = std::thread::scope(|scope| {
                 let start = |ranks: Threads| scope.spawn(move || operations(&ranks));
                 let all: Vec<_> = Threads::new(size).into_iter().map(start).collect();
@@ -296,9 +344,9 @@ mod tests {
     #[test]
     fn all_ranks_end_when_one_does() {
         let long = vec![1.0; 3_000_000];
-        for says_why in [false, true] {
+        for (says_why, shares_memory) in [(false, false), (true, false), (false, true), (true, true)] {
             let began = Instant::now();
-            let errors = on_ranks(4, |ranks| {
+            let errors = on_ranks(4, shares_memory, |ranks| {
                 if ranks.rank() == 2 {
                     if says_why {
                         ranks.abort(1, "the disk is full");
@@ -320,7 +368,7 @@ mod tests {
     /// A rank that goes without a word, because of another.
     #[test]
     fn whoever_says_why_is_named() {
-        let errors = on_ranks(3, |ranks| match ranks.rank() {
+        let errors = on_ranks(3, false, |ranks| match ranks.rank() {
             // It looks at rank 2 first.
             0 => ranks.all_reduce_sum(&mut [1.0; 8]).err(),
             1 => {

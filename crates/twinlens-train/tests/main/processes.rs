@@ -81,7 +81,8 @@ fn join(port: u16, rank: usize, size: usize) -> Processes {
     let master = Some("127.0.0.1".into());
     let launch = Launch { rank, size, local_rank: rank, local_size: Some(size), master, port };
     let wait = Duration::from_secs(30);
-    let ranks = Meeting { launch, token: None, build: "test".into(), wait }.join().unwrap();
+    let ranks =
+        Meeting { launch, token: None, build: "test".into(), wait, shares_memory: true }.join().unwrap();
     Processes { ranks: Arc::new(ranks), threads: 1 }
 }
 
@@ -122,7 +123,7 @@ fn last_checkpoint(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     kept.map(|(name, tensor)| (name, tensor.data().to_vec())).collect()
 }
 
-fn cases() -> [Case; 5] {
+fn cases() -> [Case; 6] {
     let all = TrainOptions { ema: Some(0.9), evaluate_every: Some(3), ..options(7) };
     [
         Case { config: config(), freeze: &[], options: TrainOptions { micro_batch: Some(2), ..all.clone() } },
@@ -132,6 +133,12 @@ fn cases() -> [Case; 5] {
             config: config(),
             freeze: &[],
             options: TrainOptions { shard_optimizer: true, micro_batch: Some(2), ..all },
+        },
+        // Features pass by in a ring.
+        Case {
+            config: ClipConfig { objective: Objective::SIGMOID, ..config() },
+            freeze: &[],
+            options: TrainOptions { micro_batch: Some(2), ..options(5) },
         },
         Case {
             config: ClipConfig { objective: Objective::CAPTION, ..config() },

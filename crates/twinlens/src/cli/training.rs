@@ -39,10 +39,6 @@ pub(crate) struct CostArgs {
     /// GB/s that a rank sends while it receives as much
     #[arg(long, value_name = "N", requires = "tflops", value_parser = positive)]
     pub gbps: Option<f64>,
-    /// Achieved TFLOP/s of a rank's CPU, which compares the pairs [default: as --tflops, and 1 with
-    /// bf16 or f16]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub cpu_tflops: Option<f64>,
     /// GB/s between GPU and host [default with bf16 or f16: 25]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub host_gbps: Option<f64>,
