@@ -15,9 +15,9 @@ const GROUP: usize = 4096;
 /// Numbers of a weight gradient that one thread computes at a time.
 const PIECE: usize = 128 * 128;
 
-/// The fewest rows for which the kernel adds up a row of `out` numbers in the order in which it does
-/// for many rows. For fewer it has other loops: for one row, for at most 256 numbers, and for at
-/// most 64 rows and columns.
+/// The fewest rows for which the kernel adds up a row of `out` numbers in the order in which it
+/// does for many rows. For fewer it has other loops: for one row, for at most 256 numbers, and for
+/// at most 64 rows and columns.
 fn least_rows(out: usize) -> usize {
     let few = 257_usize.div_ceil(out.max(1));
     few.max(if out > 64 { 2 } else { 65 }).min(ROWS)

@@ -52,7 +52,8 @@ impl TensorPairs<'_> {
         [(self.own.image, self.others.text), (self.own.text, self.others.image)]
     }
 
-    /// Calls `f` for pieces of the own rows: with their places, and their logits against all of `to`.
+    /// Calls `f` for pieces of the own rows: with their places, and their logits against all of
+    /// `to`.
     fn pieces<R>(
         &self,
         own: &Tensor,
@@ -137,8 +138,8 @@ impl TensorPairs<'_> {
         Ok(TensorShares { loss, image: features, text: text.features, scale, bias })
     }
 
-    /// Corrects sums of SigLIP's loss for the pairs that belong together, as far as both ranges have
-    /// them: softplus(-x) = softplus(x) - x, and the slopes of both differ by 1.
+    /// Corrects sums of SigLIP's loss for the pairs that belong together, as far as both ranges
+    /// have them: softplus(-x) = softplus(x) - x, and the slopes of both differ by 1.
     fn count_pairs(&self, side: &mut Side, (own, to): (&Tensor, &Tensor), bias: f64) -> Result<()> {
         let (rows, others) = (own.dim(0)?, to.dim(0)?);
         let start = self.own.first.max(self.others.first);
