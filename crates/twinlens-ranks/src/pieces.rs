@@ -11,27 +11,33 @@ pub fn piece(length: usize, size: usize, rank: usize) -> Range<usize> {
     start(rank)..start(rank + 1)
 }
 
-/// Replaces `sums` by the sums of the values of all ranks, which come in the order of the ranks.
-pub(crate) fn add_in_order<'a>(sums: &mut [f32], all: impl Iterator<Item = &'a [f32]> + Clone) {
-    // In blocks that stay in the nearest cache, since every rank's values pass by.
-    const BLOCK: usize = 4096;
-    for (number, sums) in sums.chunks_mut(BLOCK).enumerate() {
-        sums.fill(0.0);
-        for values in all.clone() {
-            let values = &values[number * BLOCK..][..sums.len()];
+/// Values that are added at a time: they stay in the nearest cache while every rank's pass by.
+pub(crate) const BLOCK: usize = 4096;
+
+/// Adds the values of `size` ranks in the order of the ranks. `own` are those of `rank`, and are
+/// replaced by the sums; `of` gives those of the others.
+pub(crate) fn add_in_order<'a>(
+    own: &mut [f32],
+    (rank, size): (usize, usize),
+    of: impl Fn(usize) -> &'a [f32],
+) {
+    for (number, own) in own.chunks_mut(BLOCK).enumerate() {
+        let mut sums = [0.0; BLOCK];
+        let sums = &mut sums[..own.len()];
+        for other in 0..size {
+            let values = if other == rank { &*own } else { &of(other)[number * BLOCK..][..sums.len()] };
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         }
+        own.copy_from_slice(sums);
     }
 }
 
 /// Adds the pieces of all ranks, which follow each other in `all`, in the order of the ranks.
 /// `own` is this rank's piece and takes the place of the piece `rank` of `all`.
-pub fn sum_in_order(own: &mut [f32], all: &mut [f32], rank: usize) {
+pub fn sum_in_order(own: &mut [f32], all: &[f32], rank: usize) {
     let length = own.len();
-    if length > 0 {
-        all[rank * length..][..length].copy_from_slice(own);
-        add_in_order(own, all.chunks_exact(length));
-    }
+    let size = all.len().checked_div(length).unwrap_or(0);
+    add_in_order(own, (rank, size), |other| &all[other * length..][..length]);
 }
 
 #[cfg(test)]
@@ -55,13 +61,13 @@ mod tests {
             let mut own = all[2 * rank..][..2].to_vec();
             let mut others = all.to_vec();
             others[2 * rank..][..2].fill(f32::NAN);
-            sum_in_order(&mut own, &mut others, rank);
+            sum_in_order(&mut own, &others, rank);
             assert_eq!(own, [1.0, 0.0]);
         }
         let mut empty = [];
-        sum_in_order(&mut empty, &mut [], 0);
+        sum_in_order(&mut empty, &[], 0);
         let mut long = vec![1.0; 10_000];
-        sum_in_order(&mut long, &mut [2.0; 30_000], 1);
+        sum_in_order(&mut long, &[2.0; 30_000], 1);
         assert!(long.iter().all(|sum| *sum == 5.0));
     }
 }

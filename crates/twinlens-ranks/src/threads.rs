@@ -3,12 +3,15 @@
 use crate::collective::Collective;
 use crate::error::{RankError, Result};
 use crate::pieces::add_in_order;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Values of each rank that are added up at a time: few enough to stay in a core's cache from when
 /// they are put down until they are added.
 const CHUNK: usize = 1 << 17;
+
+/// How often a rank looks for the others before it sleeps: a fraction of a millisecond.
+const SPINS: u32 = 5000;
 
 /// One of several ranks that are threads of this process. When a rank is dropped, the ranks that
 /// wait for it return an error.
@@ -26,6 +29,8 @@ type Place = RwLock<Vec<f32>>;
 #[derive(Debug)]
 struct Shared {
     round: Mutex<Round>,
+    /// The number of meetings so far; it changes while `round` is locked.
+    meetings: AtomicU64,
     changed: Condvar,
     /// The values of each rank in a gather or broadcast.
     values: Vec<Place>,
@@ -38,8 +43,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Round {
     come: usize,
-    /// The number of meetings so far.
-    meetings: u64,
     /// Whether a rank has exited.
     exited: bool,
 }
@@ -50,6 +53,7 @@ impl Threads {
         let places = || (0..size).map(|_| Place::default()).collect();
         let shared = Arc::new(Shared {
             round: Mutex::default(),
+            meetings: AtomicU64::new(0),
             changed: Condvar::new(),
             values: places(),
             chunks: [places(), places()],
@@ -64,24 +68,35 @@ impl Threads {
 
     /// Waits until all ranks have come.
     fn meet(&self) -> Result<()> {
+        let shared = &*self.shared;
         let mut round = self.round();
         if round.exited {
             return Err(RankError::Exited);
         }
+        let meeting = shared.meetings.load(Ordering::Relaxed);
+        let is_over = || shared.meetings.load(Ordering::Acquire) != meeting;
         round.come += 1;
-        let meeting = round.meetings;
         if round.come == self.size() {
             round.come = 0;
-            round.meetings += 1;
+            shared.meetings.store(meeting + 1, Ordering::Release);
             drop(round);
-            self.shared.changed.notify_all();
+            shared.changed.notify_all();
             return Ok(());
         }
-        while round.meetings == meeting {
+        drop(round);
+        // The others are about to come: to be woken would take longer.
+        for _ in 0..SPINS {
+            if is_over() {
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        let mut round = self.round();
+        while !is_over() {
             if round.exited {
                 return Err(RankError::Exited);
             }
-            round = self.shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
+            round = shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
@@ -145,7 +160,7 @@ impl Collective for Threads {
             }
             self.meet()?;
             let all: Vec<_> = places.iter().map(read).collect();
-            add_in_order(chunk, all.iter().map(|values| values.as_slice()));
+            add_in_order(chunk, (self.rank, all.len()), |rank| &all[rank]);
         }
         Ok(())
     }

@@ -182,19 +182,15 @@ impl Collective for Tcp {
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
         let (length, size) = (values.len(), self.size());
         if let Some(board) = self.board.as_ref().filter(|_| length >= Board::WORTHWHILE) {
-            // What failed in a meeting is known to all already.
-            return board.all_reduce_sum(values, || self.barrier()).map_err(|error| match error {
-                RankError::Setup { .. } => self.failure(error),
-                other => other,
-            });
+            return board.all_reduce_sum(values, || self.check());
         }
         let own = piece(length, size, self.rank);
-        let mut all = {
+        let all = {
             let values = &*values;
             let part = |to: usize| bytemuck::cast_slice(&values[piece(length, size, to)]);
             self.gather_pieces(&part, own.len())?
         };
-        sum_in_order(&mut values[own.clone()], &mut all, self.rank);
+        sum_in_order(&mut values[own.clone()], &all, self.rank);
         let sums = values[own].to_vec();
         let bytes = bytemuck::cast_slice(&sums);
         self.exchange(&|_| bytes, &mut |peer, from| {
