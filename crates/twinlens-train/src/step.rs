@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::error::{Result, TrainError};
 use crate::optimizer::{AdamW, Gradients, StepError};
 use crate::schedule::Schedule;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use twinlens_model::weights::Variables;
 use twinlens_model::{Block, Clip, Features, Pass, Tower};
 use twinlens_ranks::Collective;
@@ -207,17 +207,19 @@ impl Stepper<'_> {
     fn ring_share(&self, own: &[Tensor; 2]) -> Result<twinlens_model::Share> {
         let (rank, size) = (self.ranks.rank(), self.ranks.size());
         let shape @ (rows, _) = own[0].dims2()?;
-        let block = |[image, text]: &'_ [Tensor; 2], rank: usize| Block { image, text, first: rank * rows };
         let mut passing = Tensor::stack(own, 0)?.flatten_all()?.to_vec1::<f32>()?;
         let mut share: Option<twinlens_model::Share> = None;
         for turn in 0..size {
             let (images, texts) = passing.split_at(passing.len() / 2);
             let tensor = |values: &[f32]| Tensor::from_slice(values, shape, own[0].device());
             let others = [tensor(images)?, tensor(texts)?];
-            let others = block(&others, (rank + size - turn) % size);
+            let others = block(&others, (rank + size - turn) % size * rows);
             let (compared, next) = std::thread::scope(|scope| {
                 let next = (turn + 1 < size).then(|| scope.spawn(|| self.ranks.shift(&passing)));
-                (self.clip.block_share(block(own, rank), others, rows * size), next.map(|next| next.join()))
+                (
+                    self.clip.block_share(block(own, rank * rows), others, rows * size),
+                    next.map(|next| next.join()),
+                )
             });
             let compared = compared?;
             match &mut share {
@@ -309,4 +311,9 @@ impl Stepper<'_> {
         }
         Ok(())
     }
+}
+
+/// Features from a row of the batch on.
+fn block([image, text]: &[Tensor; 2], first: usize) -> Block<'_> {
+    Block { image, text, first }
 }

@@ -166,7 +166,7 @@ fn processes_make_the_training_of_threads() {
 /// Any rank may be asked to stop, between steps or within one; the next run goes on.
 #[test]
 fn an_interrupt_of_any_rank_is_a_checkpoint() {
-    let [case, .., divided, _] = cases();
+    let [case, .., divided, _, _] = cases();
     let dir = tempfile::tempdir().unwrap();
     let whole = on_processes(&case, dir.path(), 2, &|_| false).unwrap();
     for case in [case, divided] {
