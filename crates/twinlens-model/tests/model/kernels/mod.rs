@@ -1,5 +1,5 @@
-//! The GPU kernels, run in a C++ emulation: against PyTorch in f64 (`kernels/make_fixtures.py`), and
-//! against their plain twins in f64.
+//! The GPU kernels, run in a C++ emulation: against PyTorch in f64 (`kernels/make_fixtures.py`),
+//! and against their plain twins in f64.
 //!
 //! Inputs are bf16 numbers, so that both storages compute from the same values. With f32 storage
 //! results are within 1e-5 of f64 (distance of vectors); with bf16 storage within 4e-3, that is, of
