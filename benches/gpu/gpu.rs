@@ -62,7 +62,7 @@ impl Options {
                 _ => rest.push(argument),
             }
         }
-        // The CPU takes half precision here, though it is of no use there: a trial of the GPU's path.
+        // In f32: the CPU may try half precision here, though it is of no use there.
         let device = device.open(Precision::F32)?;
         Ok(Self { device, precision, kernels, steps, small, arguments: rest })
     }

@@ -1,11 +1,12 @@
 //! The choice between a kernel and its plain twin.
 
-use super::AttentionSizes;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::plain::{self, Attended, Delta, Norm, Normed};
+use super::{AttentionSizes, ImageBatch};
 use crate::Activation;
 use candle_core::{DType, Device, Result, Tensor};
+use twinlens_image::Preprocess;
 
 /// Which implementation computes what lies between matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,5 +64,6 @@ choices! {
     fn row_log_sums(logits: &Tensor) -> Tensor;
     fn contrastive_gradient(logits: &Tensor, own: &Tensor, other: &Tensor, first: usize) -> (Tensor, Tensor);
     fn embed(ids: &Tensor, table: &Tensor, positions: &Tensor, len: usize, dtype: DType) -> Tensor;
+    fn prepare_pixels(batch: ImageBatch<'_>, preprocess: &Preprocess, device: &Device) -> Tensor;
     fn embedding_gradient(d: &Tensor, ids: &[u32], vocabulary: usize) -> Tensor;
 }

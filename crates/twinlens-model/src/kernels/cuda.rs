@@ -8,14 +8,15 @@ use super::plain::{Attended, Delta, Norm, Normed};
 use super::{
     AdamWFactors, AdamWLaunch, AddNorm, AddNormBackward, Argument, Attention, AttentionBackward,
     AttentionSizes, BiasActivation, BiasActivationBackward, ColumnSums, ContrastiveGradient, Embed,
-    EmbeddingGradient, IdPieces, Launch, RowGroups, RowLogSums, Storage, SumOfSquares, THREADS,
-    VariableBlocks,
+    EmbeddingGradient, IdPieces, ImageBatch, Launch, PixelFilter, PixelLaunch, PixelSizes, RowGroups,
+    RowLogSums, Storage, SumOfSquares, THREADS, VariableBlocks,
 };
 use crate::Activation;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{CudaDevice, DType, Device, Result, Shape, Tensor, bail};
+use twinlens_image::Preprocess;
 
 /// Shared memory that a block has without asking for more, in bytes.
 const SHARED: u32 = 48 * 1024;
@@ -346,6 +347,36 @@ pub(crate) fn embedding_gradient(d: &Tensor, ids: &[u32], vocabulary: usize) -> 
     let launches = launch.launches(Storage::of(d.dtype())?, &pieces)?;
     launches.iter().try_for_each(|launch| run(&cuda, launch))?;
     Ok(d_table)
+}
+
+pub(crate) fn prepare_pixels(
+    batch: ImageBatch<'_>,
+    preprocess: &Preprocess,
+    device: &Device,
+) -> Result<Tensor> {
+    batch.check()?;
+    let (size, images) = (preprocess.size as usize, batch.cuts.len());
+    let (sizes, table) = PixelSizes::pack(batch.cuts, size, PixelFilter::of(preprocess.filter)?);
+    let channels: Vec<f32> = (0..3).flat_map(|c| [preprocess.mean[c], preprocess.std[c]]).collect();
+    let (bytes, table) = (Tensor::new(batch.bytes, device)?, Tensor::new(&table[..], device)?);
+    let channels = Tensor::new(channels, device)?;
+    // The kernels keep signed numbers in these.
+    let [starts, weights] = [images * size, images * size * sizes.taps].map(|n| fresh(n, DType::U32, device));
+    let (starts, weights) = (starts?, weights?);
+    let between = fresh(sizes.between, DType::U8, device)?;
+    let out = fresh((images, 3, size, size), DType::F32, device)?;
+    let launch = PixelLaunch {
+        bytes: address(&bytes)?,
+        images: address(&table)?,
+        channels: address(&channels)?,
+        starts: address(&starts)?,
+        weights: address(&weights)?,
+        between: address(&between)?,
+        out: address(&out)?,
+    };
+    let cuda = cuda(&out)?;
+    launch.launches(Storage::F32, &sizes)?.iter().try_for_each(|launch| run(&cuda, launch))?;
+    Ok(out)
 }
 
 /// Tables of the sizes of variables, on the GPU.

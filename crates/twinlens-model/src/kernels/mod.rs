@@ -26,7 +26,7 @@ pub use layers::{
     BiasActivationBackward, ColumnSums,
 };
 pub use optimizer::{AdamWFactors, AdamWLaunch, SumOfSquares, VariableBlocks};
-pub use pixels::{ImageCut, PixelFilter, PixelLaunch, PixelSizes};
+pub use pixels::{ImageBatch, ImageCut, PixelFilter, PixelLaunch, PixelSizes};
 
 use candle_core::{DType, Result, Tensor, bail};
 

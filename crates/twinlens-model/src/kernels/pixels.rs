@@ -1,7 +1,8 @@
 //! Launches that turn pixels as bytes into the input of an image tower.
 
 use super::{Argument, Launch, Storage, THREADS, blocks, int};
-use candle_core::Result;
+use candle_core::{Result, bail};
+use twinlens_image::Filter;
 
 /// The filters of Pillow that the kernels have: not Lanczos, whose sines differ between libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,19 @@ pub enum PixelFilter {
 }
 
 impl PixelFilter {
+    /// The kernels' filter for one of the CPU's.
+    ///
+    /// # Errors
+    /// For Lanczos.
+    pub fn of(filter: Filter) -> Result<Self> {
+        match filter {
+            Filter::Box => Ok(Self::Box),
+            Filter::Bilinear => Ok(Self::Bilinear),
+            Filter::Bicubic => Ok(Self::Bicubic),
+            Filter::Lanczos => bail!("the kernels have no Lanczos filter; resize on the CPU"),
+        }
+    }
+
     /// Its number in `kernels/pixels.cu`, and half its width.
     fn parameters(self) -> (i32, f64) {
         match self {
@@ -28,6 +42,29 @@ impl PixelFilter {
     fn taps(self, side: usize, size: usize) -> usize {
         let stretch = (side as f64 / size as f64).max(1.0);
         2 * (self.parameters().1 * stretch).ceil() as usize + 1
+    }
+}
+
+/// The pixels of a batch of images, and the squares that become input.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageBatch<'a> {
+    /// All images, one after another, row by row in three bytes a pixel.
+    pub bytes: &'a [u8],
+    /// A square of each.
+    pub cuts: &'a [ImageCut],
+}
+
+impl ImageBatch<'_> {
+    /// # Errors
+    /// If a square lies outside of the bytes, or is empty.
+    pub(super) fn check(&self) -> Result<()> {
+        for (number, cut) in self.cuts.iter().enumerate() {
+            let last = cut.start + 3 * ((cut.top + cut.side.max(1) - 1) * cut.width + cut.left + cut.side);
+            if cut.side == 0 || cut.left + cut.side > cut.width || last > self.bytes.len() {
+                bail!("image {number}: {cut:?} is empty, or beyond its image");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,11 +4,12 @@
 //! PyTorch's autocast. Nothing here builds a graph: the gradients are formulas, which
 //! tests hold to those of candle's graph.
 
-use super::{AdamWFactors, AttentionSizes};
+use super::{AdamWFactors, AttentionSizes, ImageBatch};
 use crate::Activation;
 use crate::ops::norm::EPS;
 use crate::ops::reference::{like, widened};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Error, Result, Tensor};
+use twinlens_image::{Preprocess, Rgb, resize};
 
 /// The result of [`add_norm`].
 #[derive(Clone, Debug)]
@@ -289,4 +290,30 @@ pub fn adamw(
     let change = (&m * rate_now)?.div(&((v.sqrt()? / root)? + eps)?)?;
     let kept = (&state.weights * (1.0 - rate * decay))?;
     Ok(AdamWState { weights: (kept - change)?, m, v })
+}
+
+/// The input of an image tower, `[images, 3, size, size]` in f32 on `device`: squares of images,
+/// resized, mirrored and normalised, on the CPU.
+///
+/// # Errors
+/// If a square is empty or beyond its image.
+pub fn prepare_pixels(batch: ImageBatch<'_>, preprocess: &Preprocess, device: &Device) -> Result<Tensor> {
+    batch.check()?;
+    let size = preprocess.size as usize;
+    let mut input = vec![0.0; batch.cuts.len() * 3 * size * size];
+    for (cut, out) in batch.cuts.iter().zip(input.chunks_exact_mut(3 * size * size)) {
+        let row = |row: usize| {
+            let first = cut.start + 3 * ((cut.top + row) * cut.width + cut.left);
+            &batch.bytes[first..first + 3 * cut.side]
+        };
+        let square = (0..cut.side).flat_map(row).copied().collect();
+        let square = Rgb::new(cut.side as u32, cut.side as u32, square).map_err(Error::wrap)?;
+        let resized = resize(&square, preprocess.size, preprocess.size, preprocess.filter);
+        let resized = resized.map_err(Error::wrap)?.into_pixels();
+        preprocess.normalize_into(&resized, out).map_err(Error::wrap)?;
+        if cut.mirror {
+            out.chunks_exact_mut(size).for_each(<[f32]>::reverse);
+        }
+    }
+    Tensor::from_vec(input, (batch.cuts.len(), 3, size, size), device)
 }

@@ -3,8 +3,10 @@
 use super::machine::Machine;
 use super::{STORAGES, check};
 use crate::common::noise;
+use candle_core::Device;
 use twinlens_image::{Filter, Preprocess, Rgb, SquareCrop};
-use twinlens_model::kernels::{ImageCut, PixelFilter, PixelLaunch, PixelSizes, Storage};
+use twinlens_model::kernels::plain;
+use twinlens_model::kernels::{ImageBatch, ImageCut, PixelFilter, PixelLaunch, PixelSizes, Storage};
 
 fn image(width: u32, height: u32, seed: u32) -> Rgb {
     let values = noise((width * height * 3) as usize, seed);
@@ -49,6 +51,14 @@ fn pixels_match_those_of_the_cpu() {
             }
             want.extend(input);
         }
+        let batch = ImageBatch { bytes: &bytes, cuts: &cuts };
+        let twin = plain::prepare_pixels(batch, &preprocess, &Device::Cpu).unwrap();
+        assert!(
+            twin.flatten_all().unwrap().to_vec1::<f32>().unwrap() == want,
+            "{filter:?}: the twin's values"
+        );
+        let outside = ImageBatch { bytes: &bytes[..bytes.len() - 1], cuts: &cuts };
+        assert!(plain::prepare_pixels(outside, &preprocess, &Device::Cpu).is_err());
         for storage in STORAGES {
             let got = run(&bytes, &cuts, of_kernel, storage, &preprocess);
             let wide: Vec<f64> = want.iter().map(|x| f64::from(*x)).collect();
