@@ -32,7 +32,9 @@ pub(crate) fn stack(
     options: DeviceOptions,
 ) -> Result<Tensor> {
     let layers = params.elem_count() / shape.parameters_len();
-    if x.dims() != [span.batch * span.len, shape.width] || params.elem_count() % shape.parameters_len() != 0 {
+    if x.dims() != [span.batch * span.len, shape.width]
+        || !params.elem_count().is_multiple_of(shape.parameters_len())
+    {
         bail!("transformer: {:?} rows for {span:?} of width {}", x.shape(), shape.width);
     }
     let (batch, len, heads) = (span.batch, span.len, shape.heads);
