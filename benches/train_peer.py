@@ -167,9 +167,9 @@ def model(name):
         def forward(self, pixels, ids):
             image = F.normalize(self.visual(pixels), dim=-1)
             x = self.transformer(self.token_embedding(ids) + self.positional_embedding, self.mask)
-            texts = self.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ self.text_projection
+            texts = self.ln_final(x)[torch.arange(len(ids), device=ids.device), ids.argmax(-1)] @ self.text_projection
             logits = self.logit_scale.exp() * image @ F.normalize(texts, dim=-1).T
-            target = torch.arange(len(ids))
+            target = torch.arange(len(ids), device=ids.device)
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     torch.manual_seed(17)

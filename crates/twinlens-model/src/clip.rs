@@ -4,6 +4,7 @@ use crate::compute::Precision;
 use crate::config::ClipConfig;
 use crate::error::{ModelError, Result};
 use crate::files::{CONFIG_FILE, WEIGHTS_FILE, write_atomically};
+use crate::kernels::Kernels;
 use crate::ops::reference::{Tensors, get};
 use crate::ops::transformer::Pool;
 use crate::towers::Tower;
@@ -29,6 +30,7 @@ pub struct Clip {
     buffers: Variables,
     device: Device,
     precision: Precision,
+    kernels: Kernels,
     pub(crate) image_memory: Memory,
     pub(crate) text_pool: Pool,
     /// Names of the variables that are not trained.
@@ -54,6 +56,7 @@ impl Clip {
             buffers,
             device: Device::Cpu,
             precision: Precision::F32,
+            kernels: Kernels::Plain,
             image_memory: Memory::default(),
             text_pool: Pool::default(),
             frozen: BTreeSet::new(),
@@ -74,6 +77,7 @@ impl Clip {
         let mut replica =
             Self::from_variables(self.config.clone(), copy(&self.variables)?, copy(&self.buffers)?);
         (replica.device, replica.precision) = (self.device.clone(), self.precision);
+        replica.kernels = self.kernels;
         replica.preprocess = self.preprocess.clone();
         replica.frozen = self.frozen.clone();
         replica.set_recompute(self.text_pool.recomputes());
@@ -97,8 +101,9 @@ impl Clip {
     }
 
     /// Moves the model to `device`, to compute in `precision`. On a GPU, and in half precision, it
-    /// uses the operations of [`reference`](crate::reference), with the same results up to
-    /// rounding.
+    /// uses other operations than in f32 on the CPU, with the same results up to rounding: on a GPU
+    /// those with [`kernels`](crate::kernels), unless [`set_kernels`](Self::set_kernels) chooses
+    /// their plain twins.
     ///
     /// # Errors
     /// If the device is out of memory.
@@ -110,7 +115,30 @@ impl Clip {
             variables.into_iter().map(move_one).collect()
         };
         let (variables, buffers) = (move_all(self.variables)?, move_all(self.buffers)?);
-        Ok(Self { variables, buffers, device: device.clone(), precision, ..self })
+        let kernels =
+            if Kernels::support(device, precision.dtype()) { Kernels::Fused } else { Kernels::Plain };
+        Ok(Self { variables, buffers, device: device.clone(), precision, kernels, ..self })
+    }
+
+    /// Which implementation a GPU uses between matrix products.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Chooses it; to compare both on a GPU.
+    ///
+    /// # Errors
+    /// `Device` if this build, the device or the precision has no kernels.
+    pub fn set_kernels(&mut self, kernels: Kernels) -> Result<()> {
+        if kernels == Kernels::Fused && !Kernels::support(&self.device, self.precision.dtype()) {
+            return Err(ModelError::Device(format!(
+                "there are no kernels for {} on this device: they need an NVIDIA GPU, a program built with \
+                 `--features cuda`, and f32 or bf16",
+                self.precision.name()
+            )));
+        }
+        self.kernels = kernels;
+        Ok(())
     }
 
     /// The device of the variables and losses.

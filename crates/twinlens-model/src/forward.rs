@@ -3,18 +3,23 @@
 use crate::clip::Clip;
 use crate::error::{ModelError, Result};
 use crate::objectives::kind::{Family, PairObjective, WordContext};
+use crate::ops::device::DeviceOptions;
 use crate::ops::embed::Texts;
 use crate::ops::reference::{self, Norms, Tensors};
 use crate::towers::Tower;
-use crate::towers::image::{ImageTower, Pass, TowerContext};
+use crate::towers::image::{DeviceContext, ImageTower, Pass, TowerContext};
 use crate::towers::text::TextTower;
 use candle_core::{DType, Device, Tensor};
 
 impl Clip {
-    /// Whether the model computes in basic operations instead of the fused ones, which are for f32
-    /// on the CPU.
+    /// Whether the model computes in the operations for any device and float type instead of those
+    /// that are for f32 on the CPU.
     fn uses_reference(&self) -> bool {
         !self.device().is_cpu() || !self.precision().is_f32()
+    }
+
+    fn device_options(&self) -> DeviceOptions {
+        DeviceOptions { kernels: self.kernels(), recompute: self.text_pool.recomputes() }
     }
 
     /// The pass that a tower runs: a frozen one is only evaluated.
@@ -24,7 +29,8 @@ impl Clip {
 
     fn text_tower<'a>(&'a self, tensors: &'a Tensors) -> TextTower<'a> {
         let activation = self.config().activation;
-        TextTower { config: &self.config().text, activation, tensors, pool: &self.text_pool }
+        let device = self.uses_reference().then(|| self.device_options());
+        TextTower { config: &self.config().text, activation, tensors, pool: &self.text_pool, device }
     }
 
     fn word_context<'a>(&'a self, tensors: &'a Tensors) -> WordContext<'a> {
@@ -82,7 +88,7 @@ impl Clip {
         let (objective, tensors) = (self.pair_objective()?, self.tensors(true));
         if self.uses_reference() {
             let (image, text) = (image.to_device(self.device())?, text.to_device(self.device())?);
-            return Ok(objective.reference_loss(&image, &text, &tensors)?);
+            return Ok(objective.device_loss(&image, &text, &tensors, self.device_options())?);
         }
         Ok(objective.loss(image, text, &tensors)?)
     }
@@ -141,7 +147,12 @@ impl Clip {
         } else {
             Norms::Batch(&mut statistics)
         };
-        let features = tower.reference_features(&tensors, self.config().activation, &pixels, norms)?;
+        let activation = self.config().activation;
+        let cx = DeviceContext { activation, tensors: &tensors, options: self.device_options() };
+        let features = match tower.device_features(&cx, &pixels)? {
+            Some(features) => features,
+            None => tower.reference_features(&tensors, activation, &pixels, norms)?,
+        };
         if pass.trains() {
             tower.update_running(self.buffers(), &statistics, pixels.dim(0)?)?;
         }

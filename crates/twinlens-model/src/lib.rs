@@ -19,6 +19,7 @@ mod error;
 mod export;
 mod files;
 mod forward;
+pub mod kernels;
 mod objectives;
 mod ops;
 mod parts;

@@ -60,5 +60,5 @@ pub fn loss(tensors: &Tensors, config: &ClipConfig, pixels: &Tensor, ids: &Tenso
 }
 
 fn text_tower<'a>(tensors: &'a Tensors, config: &'a ClipConfig, pool: &'a Pool) -> TextTower<'a> {
-    TextTower { config: &config.text, activation: config.activation, tensors, pool }
+    TextTower { config: &config.text, activation: config.activation, tensors, pool, device: None }
 }

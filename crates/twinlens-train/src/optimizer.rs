@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use twinlens_model::Tower;
+use twinlens_model::kernels::plain::{self, AdamWState};
+use twinlens_model::kernels::{self, AdamWFactors, AdamWStep, Kernels};
 use twinlens_model::weights::Variables;
 use twinlens_ranks::Collective;
 
@@ -148,10 +150,40 @@ pub struct AdamW {
     /// Both moments of variables on a GPU, kept there: newer than `moments` until
     /// [`AdamW::copy_from_device`].
     on_device: BTreeMap<String, [Tensor; 2]>,
+    /// What makes the step on a GPU.
+    kernels: Kernels,
 }
 
 /// Numbers that one thread updates at a time, and whose squares are summed separately.
 const PIECE: usize = 16 * 1024;
+
+/// The variables of a step that is made in one launch.
+struct FusedStep {
+    variables: AdamWStep,
+    factors: AdamWFactors,
+}
+
+impl FusedStep {
+    fn new(factors: AdamWFactors) -> Self {
+        Self { variables: AdamWStep::default(), factors }
+    }
+
+    fn add(&mut self, [weights, gradient, m, v]: [&Tensor; 4], rate_and_decay: (f64, f64)) {
+        self.variables.weights.push(weights.clone());
+        self.variables.gradients.push(gradient.clone());
+        self.variables.m.push(m.clone());
+        self.variables.v.push(v.clone());
+        self.variables.rates.push(rate_and_decay);
+    }
+
+    fn run(&self) -> candle_core::Result<()> {
+        if self.variables.weights.is_empty() {
+            Ok(())
+        } else {
+            kernels::adamw(&self.variables, &self.factors)
+        }
+    }
+}
 
 /// The update of one variable.
 struct Update<'a> {
@@ -169,7 +201,14 @@ impl AdamW {
     pub fn new(variables: &Variables, options: AdamWOptions) -> Self {
         let fresh = |v: &Var| Moments { m: vec![0.0; v.elem_count()], v: vec![0.0; v.elem_count()] };
         let moments = variables.iter().map(|(name, v)| (name.clone(), fresh(v))).collect();
-        Self { options, step: 0, moments, shard: None, on_device: BTreeMap::new() }
+        let (on_device, kernels) = (BTreeMap::new(), Kernels::Plain);
+        Self { options, step: 0, moments, shard: None, on_device, kernels }
+    }
+
+    /// Chooses what makes the step on a GPU: one launch for all variables, or candle's operations
+    /// for each.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
     }
 
     /// Keeps the moments of this rank's part alone: of `rank` among `ranks`.
@@ -194,24 +233,11 @@ impl AdamW {
     /// # Errors
     /// If a gradient is missing or not finite; then nothing has changed.
     pub fn step(&mut self, variables: &Variables, gradients: &Gradients, lr: f64) -> Result<f64, StepError> {
-        let mut squares = 0.0;
-        let mut checked = Vec::with_capacity(variables.len());
-        for (name, variable) in variables {
-            let Some(gradient) = gradients.get(name) else {
-                return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no gradient"))));
-            };
-            let gradient = gradient.contiguous()?;
-            let square = sum_of_squares(&gradient)?;
-            if !square.is_finite() {
-                return Err(StepError::NotFinite { variable: name.clone(), value: square });
-            }
-            squares += square;
-            checked.push((name, variable, gradient));
-        }
-        let norm = squares.sqrt();
+        let (checked, norm) = self.check(variables, gradients)?;
         let scale = self.options.clip_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         self.step += 1;
-        for (name, variable, gradient) in checked {
+        let mut fused = FusedStep::new(self.factors(scale as f32));
+        for ((name, variable), gradient) in variables.iter().zip(&checked) {
             let Some(moments) = self.moments.get_mut(name) else {
                 return Err(StepError::Tensor(candle_core::Error::msg(format!("{name} has no moments"))));
             };
@@ -225,7 +251,7 @@ impl AdamW {
                 Some(own) => tensor.flatten_all()?.narrow(0, own.start, own.len()),
                 None => Ok(tensor.clone()),
             };
-            let (weights, gradient) = (of(&variable.as_detached_tensor())?, of(&gradient)?);
+            let (weights, gradient) = (of(&variable.as_detached_tensor())?, of(gradient)?);
             let update = Update {
                 moments: Mutex::new(moments),
                 options: self.options,
@@ -236,6 +262,13 @@ impl AdamW {
             };
             if variable.device().is_cpu() {
                 weights.inplace_op2(&gradient, &update)?;
+            } else if self.kernels == Kernels::Fused {
+                let kept = match self.on_device.get(name) {
+                    Some(kept) => kept.clone(),
+                    None => update.upload(&weights)?,
+                };
+                fused.add([&weights, &gradient, &kept[0], &kept[1]], (update.lr, decay));
+                self.on_device.insert(name.clone(), kept);
             } else {
                 let kept = self.on_device.remove(name);
                 let (changed, kept) = update.with_tensor_ops(&weights, &gradient, kept)?;
@@ -243,7 +276,30 @@ impl AdamW {
                 self.on_device.insert(name.clone(), kept);
             }
         }
+        fused.run()?;
         Ok(norm)
+    }
+
+    /// The gradients in the order of the variables, and their global norm.
+    fn check(&self, variables: &Variables, gradients: &Gradients) -> Result<(Vec<Tensor>, f64), StepError> {
+        let missing = |name: &String| candle_core::Error::msg(format!("{name} has no gradient"));
+        let of = |name: &String| gradients.get(name).ok_or_else(|| missing(name))?.contiguous();
+        let all = variables.keys().map(of).collect::<candle_core::Result<Vec<Tensor>>>()?;
+        let squares = match self.kernels {
+            Kernels::Fused => kernels::sums_of_squares(&all)?,
+            Kernels::Plain => all.iter().map(sum_of_squares).collect::<candle_core::Result<_>>()?,
+        };
+        for (name, &value) in variables.keys().zip(&squares) {
+            if !value.is_finite() {
+                return Err(StepError::NotFinite { variable: name.clone(), value });
+            }
+        }
+        Ok((all, squares.iter().sum::<f64>().sqrt()))
+    }
+
+    fn factors(&self, scale: f32) -> AdamWFactors {
+        let AdamWOptions { beta1, beta2, eps, .. } = self.options;
+        AdamWFactors { beta1, beta2, eps, step: self.step, scale }
     }
 
     /// Copies the moments of variables on a GPU to `moments`. Call it before reading `moments`.
@@ -340,22 +396,21 @@ impl Update<'_> {
     ) -> candle_core::Result<(Tensor, [Tensor; 2])> {
         let [m, v] = match kept {
             Some(kept) => kept,
-            None => {
-                let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-                let [m, v] = [&moments.m, &moments.v]
-                    .map(|moment| Tensor::from_slice(moment, weights.shape(), weights.device()));
-                [m?, v?]
-            }
+            None => self.upload(weights)?,
         };
         let AdamWOptions { beta1, beta2, eps, .. } = self.options;
-        let g = (gradient.detach() * f64::from(self.scale))?;
-        let m = ((m * beta1)? + (&g * (1.0 - beta1))?)?;
-        let v = ((v * beta2)? + (g.sqr()? * (1.0 - beta2))?)?;
-        let rate = self.lr / (1.0 - beta1.powf(self.step as f64));
-        let root = (1.0 - beta2.powf(self.step as f64)).sqrt();
-        let change = (&m * rate)?.div(&((v.sqrt()? / root)? + eps)?)?;
-        let kept = (weights * (1.0 - self.lr * self.decay))?;
-        Ok(((kept - change)?, [m, v]))
+        let factors = AdamWFactors { beta1, beta2, eps, step: self.step, scale: self.scale };
+        let state = AdamWState { weights: weights.clone(), m, v };
+        let AdamWState { weights, m, v } = plain::adamw(&state, gradient, (self.lr, self.decay), &factors)?;
+        Ok((weights, [m, v]))
+    }
+
+    /// The moments of the last checkpoint, on the device of `weights`.
+    fn upload(&self, weights: &Tensor) -> candle_core::Result<[Tensor; 2]> {
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let [m, v] = [&moments.m, &moments.v]
+            .map(|moment| Tensor::from_slice(moment, weights.shape(), weights.device()));
+        Ok([m?, v?])
     }
 }
 
@@ -395,150 +450,4 @@ impl InplaceOp2 for Update<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::Device;
-
-    fn variables() -> Variables {
-        let var = |values: &[f32], shape: &[usize]| {
-            Var::from_tensor(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap()).unwrap()
-        };
-        [
-            ("bias".to_owned(), var(&[1.0, -2.0], &[2])),
-            ("weight".to_owned(), var(&[1.0, -2.0, 0.5, 3.0], &[2, 2])),
-        ]
-        .into()
-    }
-
-    /// The gradient of the bias is 3 b, that of the weight 3 w^2.
-    fn gradients(variables: &Variables) -> Gradients {
-        let cube = |v: &Var| v.as_tensor().sqr().unwrap().mul(v.as_tensor()).unwrap().sum_all().unwrap();
-        let square = (variables["bias"].sqr().unwrap().sum_all().unwrap() * 1.5).unwrap();
-        Gradients::from_store(variables, &(square + cube(&variables["weight"])).unwrap().backward().unwrap())
-            .unwrap()
-    }
-
-    /// The formula of `torch.optim.AdamW` in f64, for three steps; the bias has no decay.
-    #[test]
-    fn steps_match_pytorch() {
-        let variables = variables();
-        let mut adam = AdamW::new(&variables, AdamWOptions::default());
-        let mut expected: Vec<(f64, f64, f64, f64)> =
-            [(1.0, 0.0), (-2.0, 0.0), (1.0, 0.2), (-2.0, 0.2), (0.5, 0.2), (3.0, 0.2)]
-                .map(|(w, d)| (w, d, 0.0, 0.0))
-                .into();
-        for t in 1..=3 {
-            let lr = 0.01 * f64::from(t);
-            adam.step(&variables, &gradients(&variables), lr).unwrap();
-            for (i, (w, decay, m, v)) in expected.iter_mut().enumerate() {
-                let g = if i < 2 { 3.0 * *w } else { 3.0 * *w * *w };
-                *w *= 1.0 - lr * *decay;
-                *m = 0.9 * *m + 0.1 * g;
-                *v = 0.98 * *v + 0.02 * g * g;
-                let (c1, c2) = (1.0 - 0.9f64.powi(t), 1.0 - 0.98f64.powi(t));
-                *w -= lr / c1 * *m / (v.sqrt() / c2.sqrt() + 1e-6);
-            }
-        }
-        let got = variables.values().flat_map(|v| v.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-        for (got, (want, ..)) in got.zip(&expected) {
-            assert!((f64::from(got) - want).abs() < 1e-6 * want.abs(), "{got} {want}");
-        }
-    }
-
-    #[test]
-    fn tensor_ops_make_the_same_step() {
-        let (fused, by_ops) = (variables(), variables());
-        let options = AdamWOptions::default();
-        let mut adam = AdamW::new(&fused, options);
-        let mut kept = BTreeMap::new();
-        for step in 1..=3 {
-            let found = gradients(&by_ops);
-            for (name, variable) in &by_ops {
-                let decay = if variable.rank() >= 2 { options.weight_decay } else { 0.0 };
-                let mut zero = Moments { m: vec![0.0; 4], v: vec![0.0; 4] };
-                zero.m.truncate(variable.elem_count());
-                zero.v.truncate(variable.elem_count());
-                let moments = Mutex::new(&mut zero);
-                let update = Update { moments, options, scale: 1.0, lr: 0.01, decay, step };
-                let gradient = found.get(name).unwrap();
-                let weights = variable.as_detached_tensor();
-                let (changed, moments) =
-                    update.with_tensor_ops(&weights, gradient, kept.get(name).cloned()).unwrap();
-                variable.set(&changed).unwrap();
-                kept.insert(name.clone(), moments);
-            }
-            adam.step(&fused, &gradients(&fused), 0.01).unwrap();
-        }
-        adam.on_device = kept;
-        let moments = adam.moments.clone();
-        adam.copy_from_device().unwrap();
-        let close =
-            |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs() + 1e-9);
-        for (name, variable) in &fused {
-            let numbers = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let (got, want) = (numbers(&by_ops[name]), numbers(variable));
-            assert!(close(&got, &want), "{name}: {got:?} for {want:?}");
-            let (got, want) = (&adam.moments[name], &moments[name]);
-            assert!(close(&got.m, &want.m) && close(&got.v, &want.v), "{name}");
-        }
-    }
-
-    #[test]
-    fn gradients_are_clipped_by_their_global_norm() {
-        let variables = variables();
-        let mut adam =
-            AdamW::new(&variables, AdamWOptions { clip_grad_norm: Some(1.0), ..Default::default() });
-        let norm = adam.step(&variables, &gradients(&variables), 0.1).unwrap();
-        let expected: f64 = [3.0, -6.0, 3.0, 12.0, 0.75, 27.0f64].iter().map(|g| g * g).sum::<f64>().sqrt();
-        assert!((norm - expected).abs() < 1e-5 * expected);
-        let m = f64::from(adam.moments["weight"].m[3]);
-        assert!((m - 0.1 * 27.0 / expected).abs() < 1e-6, "{m}");
-    }
-
-    /// The first step of Adam without decay has the size of the learning rate, for any gradient.
-    #[test]
-    fn towers_have_their_own_learning_rates() {
-        let names = ["logit_scale", "ln_final.bias", "visual.ln_post.bias"];
-        let one = || Var::from_slice(&[1f32], 1, &Device::Cpu).unwrap();
-        let variables: Variables = names.map(|name| (name.to_owned(), one())).into();
-        let options = AdamWOptions { image_rate: 0.1, text_rate: 2.0, eps: 0.0, ..Default::default() };
-        let mut gradients = Gradients::default();
-        names.iter().for_each(|name| gradients.insert(name, Tensor::new(&[3f32], &Device::Cpu).unwrap()));
-        AdamW::new(&variables, options).step(&variables, &gradients, 0.01).unwrap();
-        for (name, step) in names.into_iter().zip([0.01, 0.02, 0.001]) {
-            let got = variables[name].to_vec1::<f32>().unwrap()[0];
-            assert!((got - (1.0 - step)).abs() < 1e-6, "{name}: {got}");
-        }
-    }
-
-    #[test]
-    fn gradients_are_added_and_reduced_in_buckets() {
-        let variables = variables();
-        let once = gradients(&variables);
-        let store = (variables["bias"].sqr().unwrap().sum_all().unwrap()).backward().unwrap();
-        let mut sum = gradients(&variables);
-        sum.add(&variables, &store).unwrap();
-        let double = |piece: &mut [f32]| {
-            piece.iter_mut().for_each(|x| *x *= 2.0);
-            Ok(())
-        };
-        sum.reduce(3, double).unwrap();
-        let numbers =
-            |g: &Gradients, name| g.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(numbers(&sum, "bias"), [2.0 * (3.0 + 2.0), 2.0 * (-6.0 - 4.0)]);
-        assert_eq!(sum.get("weight").unwrap().dims(), [2, 2]);
-        let twice: Vec<f32> = numbers(&once, "weight").iter().map(|x| 2.0 * x).collect();
-        assert_eq!(numbers(&sum, "weight"), twice);
-    }
-
-    #[test]
-    fn a_nan_gradient_changes_nothing() {
-        let variables = variables();
-        variables["bias"].set(&Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap()).unwrap();
-        let before = variables["weight"].to_vec2::<f32>().unwrap();
-        let mut adam = AdamW::new(&variables, AdamWOptions::default());
-        let error = adam.step(&variables, &gradients(&variables), 0.1).unwrap_err();
-        assert!(matches!(error, StepError::NotFinite { variable, .. } if variable == "bias"));
-        assert_eq!((variables["weight"].to_vec2::<f32>().unwrap(), adam.step), (before, 0));
-    }
-}
+mod tests;

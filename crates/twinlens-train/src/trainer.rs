@@ -34,7 +34,7 @@ pub fn train(
 ) -> Result<Outcome> {
     check(clip, data, options, hooks.processes)?;
     let mut state = TrainState {
-        adam: AdamW::new(&clip.trainable(), options.adamw),
+        adam: AdamW::new(&clip.trainable(), options.adamw).with_kernels(clip.kernels()),
         ema: options.ema.map(|_| clip.replica()).transpose()?,
         log: Vec::new(),
         measurements: Vec::new(),
@@ -65,7 +65,7 @@ pub fn follow(
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool> {
     check(clip, data, options, Some(processes))?;
-    let mut adam = AdamW::new(&clip.trainable(), options.adamw);
+    let mut adam = AdamW::new(&clip.trainable(), options.adamw).with_kernels(clip.kernels());
     processes.begin((clip, &mut adam), options, data)?;
     let trainer = Trainer { clip, data, options };
     let part = part(adam.step..options.steps, Some(processes));

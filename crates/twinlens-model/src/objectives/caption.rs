@@ -131,7 +131,7 @@ fn log_softmax(text: TextTower<'_>, image: &Tensor, ids: &Tensor) -> Result<Tens
     let projection = like(get(text.tensors, "caption.image_projection")?, image)?;
     let first = (x.narrow(1, 0, 1)? + image.matmul(&projection)?.unsqueeze(1)?)?;
     let x = Tensor::cat(&[&first, &x.narrow(1, 1, context - 1)?], 1)?;
-    let x = reference::layer_norm(&text.reference_stack(&x)?, text.tensors, "ln_final")?;
+    let x = text.reference_norm(&text.reference_stack(&x)?)?;
     let logits = reference::project(&x, get(text.tensors, "token_embedding.weight")?)?;
     candle_nn::ops::log_softmax(&widened(&logits)?, D::Minus1)
 }

@@ -3,6 +3,7 @@
 
 use super::kind::{Family, ObjectiveKind, PairObjective};
 use crate::ops::contrastive::contrastive_loss;
+use crate::ops::device::{self, DeviceOptions};
 use crate::ops::pairs::{Pairs, Shares};
 use crate::ops::reference::{Tensors, get};
 use crate::ops::tensor_pairs::{TensorPairs, TensorShares};
@@ -61,6 +62,16 @@ impl PairObjective for Contrastive {
         let targets = Tensor::arange(0, logits.dim(0)? as u32, logits.device())?;
         let cross_entropy = |logits: &Tensor| candle_nn::loss::cross_entropy(logits, &targets);
         (cross_entropy(&logits)? + cross_entropy(&logits.t()?.contiguous()?)?)? / 2.0
+    }
+
+    fn device_loss(
+        &self,
+        image: &Tensor,
+        text: &Tensor,
+        tensors: &Tensors,
+        options: DeviceOptions,
+    ) -> Result<Tensor> {
+        device::contrastive_loss(image, text, get(tensors, "logit_scale")?, options)
     }
 
     fn log_sums(&self, pairs: &Pairs<'_>) -> [Vec<f32>; 2] {

@@ -1,6 +1,7 @@
 //! What an objective is: the traits that each one implements, and what it computes with.
 
 use crate::compute::Precision;
+use crate::ops::device::DeviceOptions;
 use crate::ops::embed::Texts;
 use crate::ops::pairs::{Pairs, Shares};
 use crate::ops::reference::Tensors;
@@ -54,6 +55,17 @@ pub(crate) trait PairObjective {
 
     /// The scalar loss in candle's basic operations.
     fn reference_loss(&self, image: &Tensor, text: &Tensor, tensors: &Tensors) -> Result<Tensor>;
+
+    /// The scalar loss on a GPU, and in half precision.
+    fn device_loss(
+        &self,
+        image: &Tensor,
+        text: &Tensor,
+        tensors: &Tensors,
+        _options: DeviceOptions,
+    ) -> Result<Tensor> {
+        self.reference_loss(image, text, tensors)
+    }
 
     /// For the images and for the texts of a range of rows, the sums over the whole batch that
     /// [`shares`](Self::shares) needs of all rows.

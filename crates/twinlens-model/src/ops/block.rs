@@ -55,7 +55,8 @@ const PROJ: usize = 10;
 const PROJ_BIAS: usize = 11;
 
 impl BlockShape {
-    fn ranges(self) -> [Range<usize>; 12] {
+    /// Where each parameter lies among those of a block.
+    pub(crate) fn ranges(self) -> [Range<usize>; 12] {
         let mut start = 0;
         PARAMETERS.map(|(_, rows, cols)| {
             let len = rows * self.width * if cols == 0 { 1 } else { cols * self.width };

@@ -14,6 +14,7 @@ pub(crate) mod block;
 pub(crate) mod contrastive;
 pub(crate) mod conv;
 pub(crate) mod cross_entropy;
+pub(crate) mod device;
 pub(crate) mod embed;
 pub(crate) mod linear;
 pub(crate) mod matmul;

@@ -86,7 +86,7 @@ fn attention(qkv: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor
 /// Whether `candle-flash-attn` supports the case: it has no gradient, and is limited to half
 /// precision and some depths.
 #[cfg(feature = "flash-attn")]
-fn supports_flash_attention(qkv: &Tensor, depth: usize) -> bool {
+pub(crate) fn supports_flash_attention(qkv: &Tensor, depth: usize) -> bool {
     let half = matches!(qkv.dtype(), DType::BF16 | DType::F16);
     qkv.device().is_cuda() && half && !qkv.track_op() && depth.is_multiple_of(8) && depth <= 256
 }

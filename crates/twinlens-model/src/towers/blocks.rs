@@ -1,6 +1,7 @@
 //! Transformer stacks: their variables, their cost, and the fused operation over them.
 
 use crate::ops::block::{BlockShape, PARAMETERS};
+use crate::ops::device::{DeviceOptions, Span, stack};
 use crate::ops::reference::{Tensors, get};
 use crate::ops::transformer::{Pool, Sequences, transformer};
 use crate::variables::{Declarations, Init};
@@ -82,14 +83,30 @@ impl Blocks<'_> {
         transformer(x, &pack(self.tensors, self.names(layers))?, self.shape, s, self.pool, train)
     }
 
-    /// Applies the stack to `x` (`[rows, width]`). In training, the leading layers are only
-    /// evaluated if neither they nor anything before them is trained.
-    pub(super) fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
+    /// How many leading layers need no gradient, since neither they nor `x` are trained.
+    fn fixed(&self, x: &Tensor) -> usize {
         let is_trained = |layer: usize| {
             self.names(layer..layer + 1).any(|name| self.tensors.get(&name).is_some_and(Tensor::track_op))
         };
-        let fixed =
-            if x.track_op() { 0 } else { (0..self.layers).take_while(|layer| !is_trained(*layer)).count() };
+        if x.track_op() { 0 } else { (0..self.layers).take_while(|layer| !is_trained(*layer)).count() }
+    }
+
+    /// Applies the stack to `x` (`[batch, len, width]`) in the operations for GPUs and half
+    /// precision.
+    pub(super) fn run_on_device(&self, x: &Tensor, causal: bool, options: DeviceOptions) -> Result<Tensor> {
+        let (batch, len, width) = x.dims3()?;
+        let (mut rows, fixed) = (x.reshape((batch * len, width))?, self.fixed(x));
+        for layers in [0..fixed, fixed..self.layers].into_iter().filter(|layers| !layers.is_empty()) {
+            let params = pack(self.tensors, self.names(layers))?;
+            rows = stack(&rows, &params, self.shape, Span { batch, len, causal }, options)?;
+        }
+        rows.reshape((batch, len, width))
+    }
+
+    /// Applies the stack to `x` (`[rows, width]`). In training, the leading layers are only
+    /// evaluated if neither they nor anything before them is trained.
+    pub(super) fn run(&self, x: &Tensor, sequences: Sequences, train: bool) -> Result<Tensor> {
+        let fixed = self.fixed(x);
         if !train || fixed == 0 || fixed == self.layers {
             return self.run_layers(x, 0..self.layers, sequences, train && fixed == 0);
         }

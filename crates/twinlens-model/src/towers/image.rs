@@ -2,6 +2,7 @@
 
 use super::blocks::Kept;
 use crate::ops::activation::Activation;
+use crate::ops::device::DeviceOptions;
 use crate::ops::reference::{Norms, Tensors};
 use crate::ops::transformer::Pool;
 use crate::ops::trunk::Buffers;
@@ -52,6 +53,14 @@ pub struct TowerContext<'a> {
     pub pass: Pass,
 }
 
+/// What a tower computes with on a GPU, and in half precision.
+pub struct DeviceContext<'a> {
+    pub activation: Activation,
+    /// The variables, attached to the graph if they are trained.
+    pub tensors: &'a Tensors,
+    pub options: DeviceOptions,
+}
+
 /// An image tower with its sizes: pixels to features of any length.
 ///
 /// The names of all its variables begin with `visual.`.
@@ -93,6 +102,12 @@ pub trait ImageTower: Any + Debug + Send + Sync {
         pixels: &Tensor,
         norms: Norms<'_>,
     ) -> Result<Tensor>;
+
+    /// The same on a GPU, or in half precision, in operations that take fewer launches; `None` if
+    /// the tower has none.
+    fn device_features(&self, _cx: &DeviceContext<'_>, _pixels: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
 
     /// Updates the running statistics with those that [`Norms::Batch`] collected over `batch`
     /// images.

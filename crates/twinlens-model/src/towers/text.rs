@@ -3,6 +3,7 @@
 use super::blocks::{self, BlockInit, Blocks, Kept};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
+use crate::ops::device::{self, DeviceOptions};
 use crate::ops::embed::{Texts, text_embed};
 use crate::ops::linear::project;
 use crate::ops::reference::{self, Tensors, get, like};
@@ -72,6 +73,8 @@ pub(crate) struct TextTower<'a> {
     /// The variables, attached to the graph if they are trained.
     pub tensors: &'a Tensors,
     pub pool: &'a Pool,
+    /// How operations run on a GPU and in half precision; `None` for those of the reference.
+    pub device: Option<DeviceOptions>,
 }
 
 impl TextTower<'_> {
@@ -133,27 +136,59 @@ impl TextTower<'_> {
     pub(crate) fn reference_stack(&self, x: &Tensor) -> Result<Tensor> {
         let context = x.dim(1)?;
         let positions = get(self.tensors, "positional_embedding")?.narrow(0, 0, context)?;
-        let mut x = x.broadcast_add(&like(&positions, x)?)?;
+        self.reference_blocks(&x.broadcast_add(&like(&positions, x)?)?)
+    }
+
+    /// Applies the blocks to rows with positions (`[batch, context, width]`), in candle's basic
+    /// operations, or those for GPUs and half precision.
+    fn reference_blocks(&self, x: &Tensor) -> Result<Tensor> {
+        let TextConfig { width, heads, layers, .. } = *self.config;
+        if let Some(options) = self.device {
+            let shape = BlockShape { width, heads, activation: self.activation };
+            let blocks = Blocks { stack: STACK, layers, shape, tensors: self.tensors, pool: self.pool };
+            return blocks.run_on_device(x, true, options);
+        }
+        let (mut x, context) = (x.clone(), x.dim(1)?);
         let mask = |row: usize, column: usize| if column > row { f64::NEG_INFINITY } else { 0.0 };
         let mask: Vec<f64> = (0..context).flat_map(|r| (0..context).map(move |c| mask(r, c))).collect();
         let mask = Tensor::from_vec(mask, (context, context), x.device())?.to_dtype(x.dtype())?;
-        for layer in 0..self.config.layers {
+        for layer in 0..layers {
             let name = format!("{STACK}.resblocks.{layer}");
-            x = reference::block(&x, self.tensors, &name, self.config.heads, Some(&mask), self.activation)?;
+            x = reference::block(&x, self.tensors, &name, heads, Some(&mask), self.activation)?;
         }
         Ok(x)
+    }
+
+    /// The last norm, as [`reference_stack`](Self::reference_stack).
+    pub(crate) fn reference_norm(&self, x: &Tensor) -> Result<Tensor> {
+        match self.device {
+            None => reference::layer_norm(x, self.tensors, "ln_final"),
+            Some(options) => {
+                let [gain, bias] =
+                    ["weight", "bias"].map(|part| get(self.tensors, &format!("ln_final.{part}")));
+                device::layer_norm(x, gain?, bias?, options)
+            }
+        }
     }
 
     /// Features `[texts, embed]` of any length of token `ids` (`[texts, context]`), computed as
     /// `dtype` in candle's basic operations.
     pub(crate) fn reference_features(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, context) = ids.dims2()?;
-        let x = self.reference_stack(&self.reference_embed(ids, dtype)?)?;
+        let x = match self.device {
+            Some(options) => {
+                let [table, positions] =
+                    ["token_embedding.weight", "positional_embedding"].map(|name| get(self.tensors, name));
+                let x = device::embed(ids, table?, positions?, dtype, options)?;
+                self.reference_blocks(&x.reshape((batch, context, self.config.width))?)?
+            }
+            None => self.reference_stack(&self.reference_embed(ids, dtype)?)?,
+        };
         let ends = ids.to_dtype(DType::F32)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
         let ends: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * context) as u32 + end).collect();
         let ends = Tensor::new(ends, ids.device())?;
         let x = x.reshape((batch * context, self.config.width))?.index_select(&ends, 0)?;
         let projection = like(get(self.tensors, "text_projection")?, &x)?;
-        reference::layer_norm(&x, self.tensors, "ln_final")?.matmul(&projection)
+        self.reference_norm(&x)?.matmul(&projection)
     }
 }

@@ -2,13 +2,14 @@
 //! CLIP.
 
 use super::blocks::{self, BlockInit, Blocks, Kept, pack};
-use super::image::{ImageTower, TowerContext, TowerKind};
+use super::image::{DeviceContext, ImageTower, TowerContext, TowerKind};
 use crate::ops::activation::Activation;
 use crate::ops::block::BlockShape;
+use crate::ops::device;
 use crate::ops::embed::{PatchShape, patch_embed};
 use crate::ops::linear::project;
 use crate::ops::reference::{self, Norms, Tensors, get, like};
-use crate::ops::transformer::Sequences;
+use crate::ops::transformer::{Pool, Sequences};
 use crate::variables::{Declarations, Init};
 use candle_core::{Result, Tensor};
 use schemars::JsonSchema;
@@ -42,6 +43,23 @@ pub struct VitConfig {
 impl VitConfig {
     fn patches(&self) -> usize {
         (self.image_size / self.patch).pow(2)
+    }
+
+    /// The rows of each image before the first norm (`[batch, patches + 1, width]`), in candle's
+    /// basic operations.
+    fn embed(&self, tensors: &Tensors, pixels: &Tensor) -> Result<Tensor> {
+        let (batch, patch, width) = (pixels.dim(0)?, self.patch, self.width);
+        let grid = self.image_size / patch;
+        let patches =
+            pixels.reshape(vec![batch, 3, grid, patch, grid, patch])?.permute(vec![0, 2, 4, 1, 3, 5])?;
+        let patches = patches.contiguous()?.reshape((batch, grid * grid, 3 * patch * patch))?;
+        let conv = get(tensors, "visual.conv1.weight")?.reshape((width, 3 * patch * patch))?;
+        let patches = reference::project(&patches, &conv)?;
+        let class = like(get(tensors, "visual.class_embedding")?, pixels)?
+            .reshape((1, 1, width))?
+            .broadcast_as((batch, 1, width))?;
+        let x = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
+        x.broadcast_add(&like(get(tensors, "visual.positional_embedding")?, pixels)?)
     }
 }
 
@@ -122,25 +140,27 @@ impl ImageTower for VitConfig {
         pixels: &Tensor,
         _: Norms<'_>,
     ) -> Result<Tensor> {
-        let (batch, patch, width) = (pixels.dim(0)?, self.patch, self.width);
-        let grid = self.image_size / patch;
-        let patches =
-            pixels.reshape(vec![batch, 3, grid, patch, grid, patch])?.permute(vec![0, 2, 4, 1, 3, 5])?;
-        let patches = patches.contiguous()?.reshape((batch, grid * grid, 3 * patch * patch))?;
-        let conv = get(tensors, "visual.conv1.weight")?.reshape((width, 3 * patch * patch))?;
-        let patches = reference::project(&patches, &conv)?;
-        let class = like(get(tensors, "visual.class_embedding")?, pixels)?
-            .reshape((1, 1, width))?
-            .broadcast_as((batch, 1, width))?;
-        let x = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
-        let x = x.broadcast_add(&like(get(tensors, "visual.positional_embedding")?, pixels)?)?;
-        let mut x = reference::layer_norm(&x, tensors, "visual.ln_pre")?;
+        let mut x = reference::layer_norm(&self.embed(tensors, pixels)?, tensors, "visual.ln_pre")?;
         for layer in 0..self.layers {
             let name = format!("{STACK}.resblocks.{layer}");
             x = reference::block(&x, tensors, &name, self.heads, None, activation)?;
         }
         let x = reference::layer_norm(&x.narrow(1, 0, 1)?.squeeze(1)?, tensors, "visual.ln_post")?;
         x.matmul(&like(get(tensors, "visual.proj")?, pixels)?)
+    }
+
+    fn device_features(&self, cx: &DeviceContext<'_>, pixels: &Tensor) -> Result<Option<Tensor>> {
+        let norm = |x: &Tensor, name: &str| {
+            let parameter = |part: &str| get(cx.tensors, &format!("visual.{name}.{part}"));
+            device::layer_norm(x, parameter("weight")?, parameter("bias")?, cx.options)
+        };
+        let shape = BlockShape { width: self.width, heads: self.heads, activation: cx.activation };
+        let (layers, tensors) = (self.layers, cx.tensors);
+        let blocks = Blocks { stack: STACK, layers, shape, tensors, pool: &Pool::default() };
+        let x = norm(&self.embed(tensors, pixels)?, "ln_pre")?;
+        let x = blocks.run_on_device(&x, false, cx.options)?;
+        let x = norm(&x.narrow(1, 0, 1)?.squeeze(1)?, "ln_post")?;
+        Ok(Some(x.matmul(&like(get(tensors, "visual.proj")?, pixels)?)?))
     }
 
     fn to_open_clip(&self) -> Option<Value> {

@@ -5,6 +5,7 @@
 mod common;
 mod formats;
 mod fused;
+mod kernels;
 mod parity;
 mod parts;
 mod pixels;
