@@ -101,18 +101,18 @@ pub enum ImageError {
         /// Number of scans.
         scans: u32,
     },
-    /// An AVIF that may take longer to decode than an image is worth.
-    #[error(
-        "{width} x {height} pixels of AV1 may take too long to decode: {values} million values, the limit is {limit}"
-    )]
+    /// It may take longer to decode than an image is worth.
+    #[error("{width} x {height} pixels may take too long to decode: {amount} {unit}, the limit is {limit}")]
     TooCostly {
         /// Declared width, in pixels.
         width: u32,
         /// Declared height, in pixels.
         height: u32,
-        /// Millions of values, each of more than 8 bits counted twice.
-        values: u64,
-        /// The limit, in millions.
+        /// What takes the time.
+        amount: u64,
+        /// What that is.
+        unit: String,
+        /// The limit, in the same unit.
         limit: u64,
     },
     /// The file ends before its end marker.

@@ -1,4 +1,5 @@
-//! Reads size and structure from the encoded bytes, without decoding or allocating.
+//! Reads size and structure from the encoded bytes, without decoding or allocating (but for the
+//! groups of codes of a large lossless WebP, once its size is known to be within the limits).
 //!
 //! The decoders report the size too, but some trust the header when they allocate, and some report
 //! no truncation (they fill up with grey). So the containers of the formats that the web uses are
@@ -8,7 +9,7 @@ pub(crate) mod avif;
 pub(crate) mod bmp;
 pub(crate) mod gif;
 pub(crate) mod ico;
-mod jpeg;
+pub(crate) mod jpeg;
 pub(crate) mod other;
 mod png;
 pub(crate) mod tiff;
@@ -18,7 +19,7 @@ pub(crate) mod webp;
 use self::walk::Walk;
 use crate::error::ImageError;
 use crate::guard::catch_decoder_panic;
-use crate::limits::{Limits, MAX_AV1_VALUES, MAX_SAMPLES, MAX_SCANS};
+use crate::limits::{Limits, MAX_AV1_VALUES, MAX_CODE_GROUPS, MAX_SAMPLES, MAX_SCANS, MAX_UNPACKED};
 use crate::sniff::{Format, sniff};
 
 /// The declared properties of an encoded image.
@@ -39,6 +40,9 @@ pub struct Header {
     pub(crate) length: usize,
     /// Whether a JPEG has one scan.
     pub(crate) single_scan: bool,
+    /// Of a CMYK JPEG with subsampled components, the one that can be decoded between the first one
+    /// and black: the second or the third, counted from 0.
+    pub(crate) beside_black: Option<usize>,
 }
 
 /// Reads the header and checks it against the limits, without decoding. At worst linear in the
@@ -49,7 +53,7 @@ pub struct Header {
 /// # Errors
 /// In this order: `too_many_bytes`, `not_an_image`, `unsupported_format`, `bad_header`,
 /// `too_many_pixels`, `too_small`, `aspect`, `too_many_frames`, `too_many_scans`, `too_costly`,
-/// `truncated`.
+/// `truncated`; of a lossless WebP `too_costly` comes last.
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     if bytes.len() as u64 > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len() as u64, limit: limits.max_bytes });
@@ -75,10 +79,14 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
     };
     let walk = walk.map_err(|fault| fault.into_error(format))?;
     check(&walk, format, limits)?;
+    if format == Format::WebP {
+        check_code_groups(&walk, webp::code_groups(bytes))?;
+    }
     let pixels = u64::from(walk.width) * u64::from(walk.height);
     let decode_bytes = pixels * walk.bytes_per_pixel + walk.other_bytes;
-    let Walk { width, height, frames, length, scans, .. } = walk;
-    Ok(Header { format, width, height, frames, decode_bytes, length, single_scan: scans == 1 })
+    let Walk { width, height, frames, length, scans, beside_black, .. } = walk;
+    let single_scan = scans == 1;
+    Ok(Header { format, width, height, frames, decode_bytes, length, single_scan, beside_black })
 }
 
 fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError> {
@@ -102,14 +110,27 @@ fn check(walk: &Walk, format: Format, limits: &Limits) -> Result<(), ImageError>
     if walk.scans > MAX_SCANS || walk.samples > MAX_SAMPLES {
         return Err(ImageError::TooManyScans { width, height, scans: walk.scans });
     }
-    if walk.av1_values > MAX_AV1_VALUES {
-        let [values, limit] = [walk.av1_values, MAX_AV1_VALUES].map(|values| values.div_ceil(1_000_000));
-        return Err(ImageError::TooCostly { width, height, values, limit });
+    let million = |amount: u64| amount.div_ceil(1_000_000);
+    for (amount, unit, limit) in [
+        (million(walk.av1_values), "million values of AV1", million(MAX_AV1_VALUES)),
+        (million(walk.unpacked), "million bytes of strips or tiles", million(MAX_UNPACKED)),
+    ] {
+        if amount > limit {
+            return Err(ImageError::TooCostly { width, height, amount, unit: unit.to_owned(), limit });
+        }
     }
     if !walk.complete {
         return Err(ImageError::Truncated(format));
     }
     Ok(())
+}
+
+fn check_code_groups(walk: &Walk, groups: u64) -> Result<(), ImageError> {
+    let (width, height, limit) = (walk.width, walk.height, MAX_CODE_GROUPS);
+    if groups <= limit {
+        return Ok(());
+    }
+    Err(ImageError::TooCostly { width, height, amount: groups, unit: "groups of codes".to_owned(), limit })
 }
 
 /// Whether a JPEG has scans, but no end marker.

@@ -17,6 +17,14 @@ pub(crate) const MAX_SAMPLES: u64 = 1_000_000_000;
 /// has as many.
 pub(crate) const MAX_AV1_VALUES: u64 = 48_000_000;
 
+/// Maximum number of bytes that the strips or tiles of a TIFF have once they are decompressed: about
+/// two seconds of one core at worst. 50 megapixels of 16-bit RGB have 300 million.
+pub(crate) const MAX_UNPACKED: u64 = 320_000_000;
+
+/// Maximum number of groups of codes of a lossless WebP: a second of one core for their tables at
+/// worst. libwebp writes no more than some thousands.
+pub(crate) const MAX_CODE_GROUPS: u64 = 32_768;
+
 /// Limits on one image. All are checked against the encoded bytes and the header, before decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

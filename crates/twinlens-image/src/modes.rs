@@ -58,7 +58,14 @@ fn without_alpha(image: DynamicImage) -> Vec<u8> {
     let high = |value: u16| (value >> 8) as u8;
     match image {
         DynamicImage::ImageRgba8(image) => {
-            image.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+            let mut pixels = image.into_raw();
+            // In place, as above.
+            for i in 0..pixels.len() / 4 {
+                let [r, g, b] = [0, 1, 2].map(|channel| pixels[4 * i + channel]);
+                pixels[3 * i..3 * i + 3].copy_from_slice(&[r, g, b]);
+            }
+            pixels.truncate(pixels.len() / 4 * 3);
+            pixels
         }
         DynamicImage::ImageLumaA8(image) => image.pixels().flat_map(|pixel| [pixel[0]; 3]).collect(),
         DynamicImage::ImageRgb16(image) => image.iter().map(|value| high(*value)).collect(),

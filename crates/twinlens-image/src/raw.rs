@@ -26,12 +26,14 @@ pub(crate) enum ColourModel {
 
 /// Converts inverted CMYK (the light that is left) to RGB by Pillow's arithmetic.
 pub(crate) fn cmyk_to_rgb(pixels: &[u8]) -> Vec<u8> {
-    let multiply = |value: u8, black: u8| {
-        let product = (255 - u32::from(value)) * u32::from(black) + 128;
-        black.saturating_sub((((product >> 8) + product) >> 8) as u8)
-    };
     pixels
         .chunks_exact(4)
-        .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|value| multiply(value, pixel[3])))
+        .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|value| ink_to_light(value, pixel[3])))
         .collect()
+}
+
+/// One value of RGB, of what one ink and black leave of the light.
+pub(crate) fn ink_to_light(value: u8, black: u8) -> u8 {
+    let product = (255 - u32::from(value)) * u32::from(black) + 128;
+    black.saturating_sub((((product >> 8) + product) >> 8) as u8)
 }

@@ -38,6 +38,8 @@ pub const IMAGE_BOMBS: &[Bomb] = &[
         jpeg_flat(Size { side: 16, ..size }, &repeated(&segment(0xfe, b"x"), size.length))
     }),
     ("jpeg, profile", jpeg_profile),
+    ("jpeg, cmyk", |size| jpeg_cmyk(size, 1)),
+    ("jpeg, cmyk, scans", |size| jpeg_cmyk(size, 80)),
     ("png, deep", |size| png_flat(size, 16, 6, 0, &[])),
     ("png, interlaced", |size| png_flat(size, 16, 6, 1, &[])),
     ("png, bits", |size| png_flat(size, 1, 0, 0, &[])),
@@ -51,7 +53,7 @@ pub const IMAGE_BOMBS: &[Bomb] = &[
     ("gif, extensions", gif_extensions),
     ("webp, noise", webp_noise),
     ("webp, flat", webp_flat),
-    ("webp, codes", webp_codes),
+    ("webp, codes", |size| webp_codes(32_768, size.length)),
     ("bmp, empty", bmp_empty),
     ("bmp, steps", bmp_steps),
     ("ico, entries", ico_entries),
@@ -60,11 +62,11 @@ pub const IMAGE_BOMBS: &[Bomb] = &[
         [b"P5\n#".as_slice(), &vec![b'x'; size.length], b"\n16 16\n255\n", &[0; 256]].concat()
     }),
     ("qoi, runs", qoi),
-    ("tiff, deep", |size| tiff(size, 8, 1, &zlib(&vec![0; 8 * size.pixels()]))),
+    ("tiff, deep", |size| tiff(deep(size), 8, 1, &zlib(&vec![0; 8 * deep(size).pixels()]))),
     ("tiff, strips", tiff_strips),
     ("tiff, no steps", |size| tiff(Size { side: 16, ..size }, 32773, 1, &vec![0x80; size.length])),
     ("tiff, clear codes", |size| tiff(Size { side: 16, ..size }, 5, 1, &clear_codes(size.length))),
-    ("tiff, shared strips", |size| tiff(size, 1, size.side, &vec![0; 8 * size.pixels()])),
+    ("tiff, shared strips", |size| tiff(deep(size), 1, deep(size).side, &vec![0; 8 * deep(size).pixels()])),
 ];
 
 fn repeated(part: &[u8], length: usize) -> Vec<u8> {
@@ -101,6 +103,24 @@ fn jpeg_flat(size: Size, extra: &[u8]) -> Vec<u8> {
     let frame = jpeg_frame(0xc0, size.side, 3);
     let data = vec![0; 3 * size.pixels() / 64 / 4];
     [b"\xff\xd8", extra, &frame, &codes(0, 0), &codes(0x10, 0), &scan, &data, b"\xff\xd9"].concat()
+}
+
+/// Four components, of which two are subsampled, all zero: one bit for each block and scan.
+fn jpeg_cmyk(size: Size, scans: u8) -> Vec<u8> {
+    let side = if scans > 1 { size.side.min(1568) } else { size.side };
+    let mut frame = jpeg_frame(0xc2, side, 4);
+    let sampling = frame.len() - 12;
+    for (component, factors) in [0x22, 0x11, 0x11, 0x22].into_iter().enumerate() {
+        frame[sampling + 3 * component + 1] = factors;
+    }
+    let mut bytes = [b"\xff\xd8", frame.as_slice(), &codes(0, 0)].concat();
+    let units = side.div_ceil(16) as usize * side.div_ceil(16) as usize;
+    for scan in 0..scans {
+        let bits = if scan == 0 { 0x01 } else { 0x10 };
+        bytes.extend(segment(0xda, &[4, 1, 0, 2, 0, 3, 0, 4, 0, 0, 0, bits]));
+        bytes.extend(vec![0; (10 * units).div_ceil(8)]);
+    }
+    [bytes.as_slice(), b"\xff\xd9"].concat()
 }
 
 /// As many scans as a decoder may be made to walk over all blocks.
@@ -293,21 +313,21 @@ fn one_symbol(bits: &mut Bits) {
     bits.put(0b0001, 4);
 }
 
-/// A small lossless image with as many groups of codes as fit, each with tables for codes of ten
-/// bits.
-fn webp_codes(size: Size) -> Vec<u8> {
+/// A small lossless image of `groups` groups of codes, each with tables for codes of ten bits; whole
+/// if `length` is more than 55 bytes for each.
+pub fn webp_codes(groups: u32, length: usize) -> Vec<u8> {
     let mut bits = webp_head(16);
     // No transformations, no cache, several groups: one pixel of the image that chooses among them
     // for each block of 512.
     bits.put(0b100, 3);
     bits.put(7, 3);
-    // That image: no cache, codes of one symbol each: green and red 255, so the last group.
+    // That image: no cache, codes of one symbol each: green and red are the last group.
     bits.put(0, 1);
-    for symbol in [255, 255, 0, 0, 0] {
+    for symbol in [(groups - 1) & 255, (groups - 1) >> 8, 0, 0, 0] {
         bits.put(0b101, 3);
         bits.put(symbol, 8);
     }
-    while bits.bytes.len() < size.length.min(6 << 20) {
+    while bits.bytes.len() < length.min(6 << 20) {
         (0..5).for_each(|_| chain(&mut bits));
     }
     riff(&[(b"VP8L", &bits.bytes)])
@@ -374,6 +394,11 @@ fn qoi(size: Size) -> Vec<u8> {
     [b"qoif", side.as_slice(), &side, &[4, 0], &runs, &[0, 0, 0, 0, 0, 0, 0, 1]].concat()
 }
 
+/// A TIFF file of 16-bit RGBA with the head of one of `side` x `side` pixels, and next to no data.
+pub fn tiff_head(side: u32) -> Vec<u8> {
+    tiff(Size { side, length: 0 }, 8, 1, &zlib(&[0; 8]))
+}
+
 /// A TIFF file of 16-bit RGBA, in `strips` strips that all have the same data.
 fn tiff(size: Size, compression: u32, strips: u32, data: &[u8]) -> Vec<u8> {
     let rows = size.side.div_ceil(strips);
@@ -411,8 +436,14 @@ fn tiff(size: Size, compression: u32, strips: u32, data: &[u8]) -> Vec<u8> {
     [bytes.as_slice(), data].concat()
 }
 
+/// As many pixels of eight bytes as are decoded.
+fn deep(size: Size) -> Size {
+    Size { side: size.side.min(6320), ..size }
+}
+
 /// A strip for each row.
 fn tiff_strips(size: Size) -> Vec<u8> {
+    let size = deep(size);
     tiff(size, 8, size.side, &zlib(&vec![0; 8 * size.side as usize]))
 }
 

@@ -301,7 +301,7 @@ fn webp() -> Vec<u8> {
 }
 
 /// A RIFF file of WebP chunks.
-pub(crate) fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+pub fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
     let mut body = b"WEBP".to_vec();
     for (kind, data) in chunks {
         body.extend_from_slice(*kind);

@@ -14,6 +14,13 @@ struct Frame {
     components: Vec<(u8, [u32; 2])>,
 }
 
+impl Frame {
+    fn is_subsampled_cmyk(&self) -> bool {
+        let most = largest(&self.components);
+        self.components.len() == 4 && self.components.iter().any(|(_, sampling)| *sampling != most)
+    }
+}
+
 /// What a walk over the marker segments has found so far.
 #[derive(Default)]
 struct Segments {
@@ -22,6 +29,8 @@ struct Segments {
     /// Samples that all scans visit together.
     samples: u64,
     code_tables: u32,
+    /// Whether the second and the third of four components cannot be decoded beside black.
+    apart_from_black: [bool; 2],
 }
 
 /// Building a table of codes costs time. A progressive file has some for each scan.
@@ -58,12 +67,27 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
         return Err(if complete { Fault::Damaged("no frame header") } else { Fault::Truncated });
     };
     let components = frame.components.len() as u64;
-    // 16-bit coefficients if they are kept between scans, the components, the decoded buffer, RGB.
+    // 16-bit coefficients if they are kept between scans.
     let coefficients = if found.scans > 1 || frame.progressive { 2 } else { 0 };
-    let bytes_per_pixel = (coefficients + 1 + 1) * components + 3;
-    let walk = Walk::new(frame.width, frame.height, bytes_per_pixel);
     let length = if complete { at } else { bytes.len() };
-    Ok(Walk { complete, length, scans: found.scans, samples: found.samples, ..walk })
+    let beside_black = frame
+        .is_subsampled_cmyk()
+        .then(|| (1..).zip(found.apart_from_black).find_map(|(index, apart)| (!apart).then_some(index)));
+    let walk = match beside_black {
+        // The components, the decoded buffer, RGB.
+        None => Walk::new(frame.width, frame.height, (coefficients + 1 + 1) * components + 3),
+        Some(None) => return Err(Fault::Unsupported("CMYK JPEG with subsampled components in scans of two")),
+        // Read as two files of three components, one after the other: of the second its components,
+        // as stored and as large as the image, and RGB of both. Beside that, a file, and the bits
+        // of it that are copied.
+        Some(Some(_)) => Walk {
+            other_bytes: 3 * bytes.len() as u64,
+            ..Walk::new(frame.width, frame.height, (coefficients + 1 + 1) * 3 + 6)
+        },
+    };
+    let passes = if beside_black.is_some() { 2 } else { 1 };
+    let samples = found.samples.saturating_mul(passes);
+    Ok(Walk { complete, length, scans: found.scans, samples, beside_black: beside_black.flatten(), ..walk })
 }
 
 /// Reads the frame header whose length is at `at`.
@@ -105,9 +129,6 @@ fn check_sampling(components: &[(u8, [u32; 2])]) -> Result<(), Fault> {
     if components[0].1 != most {
         return Err(Fault::Unsupported("JPEG whose first component is not its finest"));
     }
-    if components.len() == 4 && factors.clone().any(|factor| factor != most) {
-        return Err(Fault::Unsupported("CMYK JPEG with subsampled components"));
-    }
     Ok(())
 }
 
@@ -123,10 +144,12 @@ impl Segments {
         let count = usize::from(*bytes.get(at + 2).ok_or(Fault::Truncated)?);
         let table = bytes.get(at + 3..at + 3 + 2 * count).ok_or(Fault::Truncated)?;
         let most = largest(&frame.components);
-        let (mut samples, mut blocks) = (0, 0);
+        let (mut samples, mut blocks, mut indices) = (0, 0, Vec::new());
         for entry in table.chunks_exact(2) {
-            let component = frame.components.iter().find(|(id, _)| *id == entry[0]);
-            let (_, [h, v]) = component.ok_or(Fault::Damaged("a scan of an unknown component"))?;
+            let index = frame.components.iter().position(|(id, _)| *id == entry[0]);
+            let index = index.ok_or(Fault::Damaged("a scan of an unknown component"))?;
+            indices.push(index);
+            let (_, [h, v]) = &frame.components[index];
             let side = |length: u32, factor: &u32, most: u32| u64::from((length * factor).div_ceil(most));
             samples += side(frame.width, h, most[0]) * side(frame.height, v, most[1]);
             blocks += h * v;
@@ -136,6 +159,14 @@ impl Segments {
         }
         if !frame.progressive && count > 1 && count < frame.components.len() {
             return Err(Fault::Unsupported("JPEG with some, but not all components in one scan"));
+        }
+        if count > 1 && frame.is_subsampled_cmyk() {
+            // Exactly one component of several in a scan cannot be kept: see `jpeg/components.rs`.
+            let keeps_one =
+                |kept: [usize; 3]| indices.iter().filter(|index| kept.contains(index)).count() == 1;
+            for (apart, beside_black) in self.apart_from_black.iter_mut().zip([1, 2]) {
+                *apart |= keeps_one([0, 1, 2]) || keeps_one([0, beside_black, 3]);
+            }
         }
         self.scans += 1;
         self.samples = self.samples.saturating_add(samples);
@@ -149,7 +180,7 @@ const MAX_UNIT_BLOCKS: u32 = 10;
 /// The offset after the first marker at or after `at`: 0xFF and a byte that is neither stuffing
 /// (0x00), fill (0xFF), nor a restart marker. This skips entropy-coded data after `SOS` and garbage
 /// between segments.
-fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn next_marker(bytes: &[u8], at: usize) -> Option<usize> {
     let is_marker = |place: &usize| {
         bytes.get(place + 1).is_some_and(|next| !matches!(next, 0x00 | 0x01 | 0xd0..=0xd8 | 0xff))
     };

@@ -134,7 +134,7 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
     let per_pixel = u64::from(tiff.used) + 4 + 3 + 1;
     let pieces = if tiff.compression == Compression::Jpeg { 4 * piece } else { piece };
     let other_bytes = pieces + if tiff.compression == Compression::Jpeg { bytes.len() as u64 } else { 0 };
-    Ok(Walk { other_bytes, ..Walk::new(tiff.width, tiff.height, per_pixel) })
+    Ok(Walk { other_bytes, unpacked: tiff.unpacked(), ..Walk::new(tiff.width, tiff.height, per_pixel) })
 }
 
 /// Reads the first directory.
@@ -291,6 +291,15 @@ impl<'a> Tiff<'a> {
             return Err(Fault::Unsupported("TIFF with strips that share their bytes"));
         }
         Ok(())
+    }
+
+    /// The bytes of all pieces once they are decompressed, with what exceeds the image.
+    fn unpacked(&self) -> u64 {
+        let stored = if self.planar { 1 } else { self.samples };
+        let row = (u64::from(self.piece.0) * u64::from(stored) * u64::from(self.bits)).div_ceil(8);
+        let down = if self.tiled { self.grid().1.saturating_mul(self.piece.1) } else { self.height };
+        let planes = if self.planar { self.used } else { 1 };
+        row * u64::from(self.grid().0) * u64::from(down) * u64::from(planes)
     }
 
     pub(crate) fn piece_count(&self) -> u32 {

@@ -17,8 +17,12 @@ pub(super) struct Walk {
     pub(super) length: usize,
     pub(super) scans: u32,
     pub(super) samples: u64,
+    /// See [`super::Header`].
+    pub(super) beside_black: Option<usize>,
     /// Of an AVIF: its values, each of more than 8 bits counted twice.
     pub(super) av1_values: u64,
+    /// Of a TIFF: the bytes of its strips or tiles once they are decompressed.
+    pub(super) unpacked: u64,
 }
 
 impl Walk {
@@ -34,7 +38,9 @@ impl Walk {
             length: 0,
             scans: 1,
             samples: 0,
+            beside_black: None,
             av1_values: 0,
+            unpacked: 0,
         }
     }
 }

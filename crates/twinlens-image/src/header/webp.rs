@@ -1,6 +1,9 @@
 //! The size and the end of a WebP file (RFC 9649), and its first frame.
 
+mod lossless;
+
 use super::walk::{Fault, Walk, le};
+use crate::limits::MAX_CODE_GROUPS;
 
 /// A RIFF file whose first chunk is `VP8 `, `VP8L` or `VP8X`.
 pub(super) fn walk(bytes: &[u8]) -> Result<Walk, Fault> {
@@ -58,12 +61,67 @@ fn size(bytes: &[u8], kind: &[u8], data: usize) -> Result<(u32, u32), Fault> {
     }
 }
 
-/// Memory for the codes of a lossless image of a length in bytes, at most: it may have 65,536
-/// groups of five codes, whose tables have up to 1,024 entries of four bytes, but a code that long
-/// takes at least 88 bits.
+/// Groups of five codes that a lossless image of a length in bytes may have, at most, if their tables
+/// have 1,024 entries: a code that long takes at least 88 bits.
+fn most_groups(length: u32) -> u64 {
+    (u64::from(length) * 8 / 88 / 5).min(1 << 16)
+}
+
+/// Memory for the codes of a lossless image of a length in bytes, at most. Beyond
+/// [`MAX_CODE_GROUPS`] it is refused ([`code_groups`]).
 fn code_tables(length: u32) -> u64 {
-    let codes = (u64::from(length) * 8 / 88).min(5 << 16);
-    codes * (4 * 1024 + 256)
+    most_groups(length).min(MAX_CODE_GROUPS) * 5 * (4 * 1024 + 256)
+}
+
+/// The groups of codes of the image that is decoded, if they may be more than [`MAX_CODE_GROUPS`]:
+/// all images that choose among codes are decoded for that. The size of the image has been checked.
+pub(super) fn code_groups(bytes: &[u8]) -> u64 {
+    let mut canvas = (0, 0);
+    let mut most = 0;
+    let mut at = 12;
+    while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), le(bytes, at + 4, 4)) {
+        let Some(data) = bytes.get(at + 8..at + 8 + length as usize) else { break };
+        at += 8 + length as usize + (length as usize & 1);
+        let number = |offset| le(data, offset, 3).map_or(0, |number| number + 1);
+        match kind {
+            b"VP8X" => canvas = (number(4), number(7)),
+            b"ANMF" => {
+                let chunks = data.get(16..).unwrap_or_default();
+                return most.max(code_groups_of_frame(chunks, (number(6), number(9))));
+            }
+            _ => most = most.max(code_groups_of_chunk(kind, data, canvas)),
+        }
+    }
+    most
+}
+
+fn code_groups_of_frame(chunks: &[u8], size: (u32, u32)) -> u64 {
+    let (mut most, mut at) = (0, 0);
+    while let (Some(kind), Some(length)) = (chunks.get(at..at + 4), le(chunks, at + 4, 4)) {
+        let Some(data) = chunks.get(at + 8..at + 8 + length as usize) else { break };
+        most = most.max(code_groups_of_chunk(kind, data, size));
+        at += 8 + length as usize + (length as usize & 1);
+    }
+    most
+}
+
+/// `size` is that of the canvas or frame, which an alpha channel does not repeat.
+fn code_groups_of_chunk(kind: &[u8], data: &[u8], (width, height): (u32, u32)) -> u64 {
+    let bound = most_groups(data.len() as u32);
+    if bound <= MAX_CODE_GROUPS {
+        return 0;
+    }
+    let groups = match (kind, data) {
+        (b"ALPH", [head, rest @ ..]) if head & 3 == 1 => lossless::code_groups(rest, width, height),
+        (b"VP8L", _) => {
+            let packed = le(data, 1, 4).unwrap_or(0);
+            let size = ((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1);
+            lossless::code_groups(data.get(5..).unwrap_or_default(), size.0, size.1)
+        }
+        _ => Some(0),
+    };
+    // Of damaged data, what they may have: the decoder may find no fault in them.
+    groups.unwrap_or(bound)
 }
 
 /// Rejects what libwebp rejects in the head of a lossy image (RFC 6386, section 9.1) and the

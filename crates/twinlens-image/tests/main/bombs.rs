@@ -5,7 +5,8 @@ use std::process::Command;
 
 use twinlens_image::{CODES, ImageModes, Limits, decode, decode_as, probe, silence_decoder_panics};
 use twinlens_testkit::avif::AVIF_BOMBS;
-use twinlens_testkit::bombs::{IMAGE_BOMBS, Size};
+use twinlens_testkit::bombs::{IMAGE_BOMBS, Size, tiff_head, webp_codes};
+use twinlens_testkit::images::riff;
 use twinlens_testkit::memory::{cpu_seconds, peak};
 
 /// What decoding may take beside [`twinlens_image::Header::decode_bytes`]: metadata of up to
@@ -119,6 +120,35 @@ fn avif_that_may_cost_too_much_is_refused() {
     let limits = Limits::default();
     assert!(probe(&bomb(2824), &limits).is_ok());
     assert_eq!(probe(&bomb(2832), &limits).unwrap_err().code(), "too_costly");
+}
+
+/// Their costs grow with what their headers announce: as much as costs two seconds is allowed.
+#[test]
+fn tiff_and_webp_that_may_cost_too_much_are_refused() {
+    let code =
+        |bytes: &[u8]| probe(bytes, &Limits::default()).map_or_else(|error| error.code(), |_| "decoded");
+    for (side, expected) in [(6324, "decoded"), (6325, "too_costly"), (7071, "too_costly")] {
+        assert_eq!(code(&tiff_head(side)), expected, "side {side}");
+    }
+    let length = 4 << 20;
+    for (groups, expected) in
+        [(1, "decoded"), (32_768, "decoded"), (32_769, "too_costly"), (65_536, "too_costly")]
+    {
+        assert_eq!(code(&webp_codes(groups, length)), expected, "{groups} groups");
+        // The same as the first frame of an animation.
+        assert_eq!(code(&animated(&webp_codes(groups, length))), expected, "{groups} groups of a frame");
+    }
+    // A damaged file may be read in another way than ours.
+    let mut damaged = webp_codes(1, length);
+    damaged[30..40].fill(0xff);
+    assert_eq!(code(&damaged), "too_costly");
+}
+
+/// An animation whose first frame, of 16 x 16 pixels, is a WebP file of one chunk.
+fn animated(file: &[u8]) -> Vec<u8> {
+    let head = [2, 0, 0, 0, 15, 0, 0, 15, 0, 0];
+    let frame = [[0; 6].as_slice(), &[15, 0, 0, 15, 0, 0], &[0; 4], &file[12..]].concat();
+    riff(&[(b"VP8X", &head), (b"ANIM", &[0; 6]), (b"ANMF", &frame)])
 }
 
 /// Decodes the bomb that `TWINLENS_AVIF_BOMB` names by number, side and length, or a small one, and

@@ -120,7 +120,7 @@ fn bytes_are_kept_only_if_the_pixels_are() {
     assert_eq!((small.format, small.height), (Format::Png, 16));
 }
 
-fn damage(mut bytes: Vec<u8>, flips: &[(usize, u8)]) -> Vec<u8> {
+pub(crate) fn damage(mut bytes: Vec<u8>, flips: &[(usize, u8)]) -> Vec<u8> {
     for (at, value) in flips {
         let at = at % bytes.len();
         bytes[at] = *value;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -220,6 +221,8 @@ pub struct Test {
     pub sql: String,
     /// What it must give.
     pub expect: Expect,
+    /// How long it may take.
+    pub timeout: Duration,
     /// The line in the pipeline file where the test begins, from 1.
     pub line: usize,
 }

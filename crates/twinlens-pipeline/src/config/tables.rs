@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use schemars::JsonSchema;
@@ -36,6 +37,13 @@ pub(crate) struct TestTable {
     sql: Located<String>,
     /// What the query must give: no row, at least one row, or one row with one column that is true.
     expect: Expect,
+    /// Seconds after which a query that has not ended fails.
+    #[serde(default = "test_timeout")]
+    timeout: Located<f64>,
+}
+
+fn test_timeout() -> Located<f64> {
+    Located::without_span(600.0)
 }
 
 /// What stages and tests are checked with.
@@ -308,8 +316,15 @@ impl Context<'_> {
             match build(table, &shape, self.strings, TestTable::deserialize) {
                 Ok(test) => {
                     faults.extend(self.test(&test, &tables, complete).err());
+                    let timeout = Duration::try_from_secs_f64(*test.timeout.value()).ok();
+                    let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else {
+                        let fault = Fault::at(test.timeout.span(), "`timeout` is out of range");
+                        faults.push(fault.label("expected seconds, more than 0"));
+                        continue;
+                    };
                     let (that, sql, expect) = (test.that, test.sql.value().clone(), test.expect);
-                    checked.push(Test { that, sql, expect, line: self.source.line(span.start) });
+                    let line = self.source.line(span.start);
+                    checked.push(Test { that, sql, expect, timeout, line });
                 }
                 Err(found) => faults.extend(found),
             }

@@ -160,7 +160,7 @@ async fn run_in(
             let config = session::config(settings.threads, 8192);
             let session = session::open(registry, config, runtime, began);
             catalog::register(&session, &datasets).await?;
-            data_tests::run(&session, &pipeline.tests).await?
+            data_tests::run(&session, &pipeline.tests, &run.cancel).await?
         }
     };
     let too_many_rejects = too_many_rejects(&datasets, pipeline.max_reject_share);

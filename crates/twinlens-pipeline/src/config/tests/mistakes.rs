@@ -84,7 +84,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "bad_tests",
-        "[[tests]]\nthat = 'a column'\nsql = 'select widht from pages'\nexpect = 'empty'\n\n[[tests]]\nthat = 'a table'\nsql = 'select * from pagse'\nexpect = 'non-empty'\n\n[[tests]]\nthat = 'syntax'\nsql = 'selekt 1'\nexpect = 'true'\n\n[[tests]]\nthat = 'a boolean'\nsql = 'select caption from pages'\nexpect = 'true'\n\n[[tests]]\nsql = 'drop table pages'\nexpect = 'nothing'",
+        "[[tests]]\nthat = 'a column'\nsql = 'select widht from pages'\nexpect = 'empty'\n\n[[tests]]\nthat = 'a table'\nsql = 'select * from pagse'\nexpect = 'non-empty'\n\n[[tests]]\nthat = 'syntax'\nsql = 'selekt 1'\nexpect = 'true'\n\n[[tests]]\nthat = 'a boolean'\nsql = 'select caption from pages'\nexpect = 'true'\n\n[[tests]]\nsql = 'drop table pages'\nexpect = 'nothing'\n\n[[tests]]\nthat = 'time'\nsql = 'select 1'\nexpect = 'empty'\ntimeout = -1",
         &[],
     ),
     (
