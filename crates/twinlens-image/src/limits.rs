@@ -17,8 +17,8 @@ pub(crate) const MAX_SAMPLES: u64 = 1_000_000_000;
 /// has as many.
 pub(crate) const MAX_AV1_VALUES: u64 = 48_000_000;
 
-/// Maximum number of bytes that the strips or tiles of a TIFF have once they are decompressed: about
-/// two seconds of one core at worst. 50 megapixels of 16-bit RGB have 300 million.
+/// Maximum number of bytes that the strips or tiles of a TIFF have once they are decompressed:
+/// about two seconds of one core at worst. 50 megapixels of 16-bit RGB have 300 million.
 pub(crate) const MAX_UNPACKED: u64 = 320_000_000;
 
 /// Maximum number of groups of codes of a lossless WebP: a second of one core for their tables at

@@ -313,8 +313,8 @@ fn one_symbol(bits: &mut Bits) {
     bits.put(0b0001, 4);
 }
 
-/// A small lossless image of `groups` groups of codes, each with tables for codes of ten bits; whole
-/// if `length` is more than 55 bytes for each.
+/// A small lossless image of `groups` groups of codes, each with tables for codes of ten bits;
+/// whole if `length` is more than 55 bytes for each.
 pub fn webp_codes(groups: u32, length: usize) -> Vec<u8> {
     let mut bits = webp_head(16);
     // No transformations, no cache, several groups: one pixel of the image that chooses among them

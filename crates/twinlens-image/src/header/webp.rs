@@ -61,8 +61,8 @@ fn size(bytes: &[u8], kind: &[u8], data: usize) -> Result<(u32, u32), Fault> {
     }
 }
 
-/// Groups of five codes that a lossless image of a length in bytes may have, at most, if their tables
-/// have 1,024 entries: a code that long takes at least 88 bits.
+/// Groups of five codes that a lossless image of a length in bytes may have, at most, if their
+/// tables have 1,024 entries: a code that long takes at least 88 bits.
 fn most_groups(length: u32) -> u64 {
     (u64::from(length) * 8 / 88 / 5).min(1 << 16)
 }
