@@ -24,6 +24,8 @@ mod fuzz;
 mod init;
 mod live;
 mod memory;
+#[cfg(unix)]
+mod names;
 mod own_stage;
 #[cfg(unix)]
 mod planted;

@@ -185,3 +185,37 @@ fn images_are_embedded_and_shown_in_one_line() {
     let table = stdout(&place.output(&["show", "out/pairs", "-n", "1"]));
     assert!(table.contains("caption") && table.lines().count() >= 3, "{table}");
 }
+
+/// Runs go to `runs/` of the working directory, which may be the data.
+#[test]
+fn run_directories_are_no_data() {
+    let place = Place::new();
+    let data = layouts::sidecars(&place, &layouts::pairs());
+    let at = |args: &[&str]| place.command(args).current_dir(place.path(&data)).output().unwrap();
+    let pipeline =
+        "name = \"own\"\n[stages.pairs]\nkind = \"folder\"\nfolders = [\".\"]\nignore = [\"toml\"]\n";
+    fs::write(place.path(&data).join("own.toml"), pipeline).unwrap();
+    let first = at(&["run", "own.toml"]);
+    assert!(first.status.success(), "{}", stderr(&first));
+    let again = stderr(&at(&["run", "own.toml"]));
+    assert!(again.contains("pairs") && again.contains("reused"), "{again}");
+    let rejects = stdout(&at(&["sql", "runs/own", "--format", "csv", "select count(*) from pairs.rejects"]));
+    assert_eq!(rejects.lines().last(), Some("0"), "{rejects}");
+
+    let said = stderr(&at(&["init", ".", "-o", "new.toml"]));
+    assert!(said.contains("a directory of 30 images with captions in files beside them"), "{said}");
+    assert!(said.contains("not read: the run directory runs/own"), "{said}");
+    let pipeline = fs::read_to_string(place.path(&data).join("new.toml")).unwrap();
+    assert!(!pipeline.contains("parquet"), "{pipeline}");
+    let refused = stderr(&at(&["init", "runs/own"]));
+    assert!(refused.contains("runs/own is a run directory"), "{refused}");
+    // What is no run, but holds some.
+    for command in ["status", "prune", "report", "watch"] {
+        for (dir, run) in [(".", "./runs/own"), ("runs", "runs/own")] {
+            let output = at(&[command, dir]);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{command} {dir}: {said}");
+            assert!(said.contains(&format!("it holds runs: {run}")), "{command} {dir}: {said}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use sha2::{Digest, Sha256};
+use twinlens_dataset::samples::is_run_directory;
 use twinlens_dataset::storage::{Location, is_url, local};
 use twinlens_dataset::{Dataset, FileEntry, MAIN, manifest};
 
@@ -230,9 +231,13 @@ fn stamp_with_limit(location: &Location, max_stat_files: u64) -> Result<String, 
         add_times(&mut hash, &folder);
         let mut folders = Vec::new();
         for entry in entries {
+            let is_folder = entry.file_type().map_err(io)?.is_dir();
+            if is_folder && holds_only_runs(&entry.path())? {
+                continue;
+            }
             add_name(&mut hash, &entry.file_name());
             // A link to a folder is not followed: it may point back.
-            if entry.file_type().map_err(io)?.is_dir() {
+            if is_folder {
                 folders.push(entry.path());
             } else {
                 files += 1;
@@ -244,6 +249,24 @@ fn stamp_with_limit(location: &Location, max_stat_files: u64) -> Result<String, 
         open.extend(folders.into_iter().rev());
     }
     Ok(format!("{files} files, {}", hex::encode(&hash.finalize()[..16])))
+}
+
+/// Whether a folder is a run directory, or has nothing but such in it: what a run of a pipeline
+/// makes in the folder that it reads is no change of that folder.
+fn holds_only_runs(folder: &Path) -> Result<bool, RunError> {
+    if is_run_directory(folder) {
+        return Ok(true);
+    }
+    let io = |error| RunError::io(folder, error);
+    let mut has_runs = false;
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !entry.file_type().map_err(io)?.is_dir() || !is_run_directory(&entry.path()) {
+            return Ok(false);
+        }
+        has_runs = true;
+    }
+    Ok(has_runs)
 }
 
 /// Most bytes of a file, or of the files of a folder, that are read to compare contents.
@@ -301,6 +324,10 @@ fn add_all(
     let mut entries = fs::read_dir(path).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
+        let is_folder = entry.file_type().map_err(io)?.is_dir();
+        if is_folder && holds_only_runs(&entry.path())? {
+            continue;
+        }
         if !add_all(&entry.path(), add)? {
             return Ok(false);
         }
@@ -477,6 +504,22 @@ mod tests {
             assert!(!seen.contains(&stamp()));
             seen.push(stamp());
         }
+        // A run in the folder that it reads.
+        fs::create_dir_all(dir.path().join("runs/photos/images")).unwrap();
+        let (before, content) = (stamp(), content_hash(&dir.path().into()).unwrap());
+        assert_ne!(before, seen[seen.len() - 1], "a folder that holds no run");
+        fs::write(dir.path().join("runs/photos/run.json"), r#"{"format":1,"pipeline":"photos"}"#).unwrap();
+        let (with_run, content_with_run) = (stamp(), content_hash(&dir.path().into()).unwrap());
+        assert!(with_run != before && content_with_run != content, "it does not count any more");
+        fs::write(dir.path().join("runs/photos/images/manifest.jsonl"), "{}").unwrap();
+        fs::create_dir(dir.path().join("runs/photos/clip")).unwrap();
+        assert_eq!(
+            (stamp(), content_hash(&dir.path().into()).unwrap()),
+            (with_run.clone(), content_with_run)
+        );
+        fs::write(dir.path().join("runs/notes.txt"), "").unwrap();
+        assert_ne!(stamp(), with_run, "a file beside runs counts");
+        fs::remove_dir_all(dir.path().join("runs")).unwrap();
         // Beyond the limit, only names count.
         let few = || stamp_with_limit(&dir.path().into(), 1).unwrap();
         let before = few();

@@ -3,13 +3,10 @@
 //! It builds a pipeline in memory that reads and embeds the images, and runs it like any other: the
 //! same command resumes it.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use twinlens_dataset::reader::ShardReader;
-use twinlens_dataset::storage::local;
 use twinlens_dataset::{Dataset, MAIN};
 use twinlens_pipeline::hub::is_hub_name;
 use twinlens_pipeline::{Registry, run};
@@ -17,6 +14,7 @@ use twinlens_pipeline::{Registry, run};
 use crate::cli::{EmbedArgs, RowFormat};
 use crate::errors::Failure;
 use crate::init::{Images, Source, images, pipeline_name, quoted};
+use crate::output::OutputFile;
 use crate::run::{check_rejected, run_watched, settings};
 use crate::sql::rows::RowWriter;
 use crate::text::{counted, seconds};
@@ -57,14 +55,13 @@ pub(crate) fn execute(args: &EmbedArgs, registry: &Registry) -> Result<(), Failu
 
 /// Writes the rows of a dataset to a Parquet file, which appears when it is complete.
 fn write(dataset: &Dataset, path: &Path) -> Result<(), Failure> {
-    let unfinished = local::unfinished(path);
-    let file = File::create(&unfinished).map_err(|error| Failure::io(&unfinished, error))?;
+    let (file, out) = OutputFile::create(path)?;
     let schema = dataset.schema(MAIN)?;
     let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let mut writer = RowWriter::new(RowFormat::Parquet, Box::new(BufWriter::new(file)), &schema)?;
+    let mut writer = RowWriter::new(RowFormat::Parquet, out, &schema)?;
     for batch in ShardReader::new(dataset, MAIN, &columns, 4096) {
         writer.write(&batch?)?;
     }
     writer.finish()?;
-    Ok(local::publish(path)?)
+    file.publish()
 }

@@ -10,8 +10,9 @@ use twinlens_pipeline::RunError;
 use twinlens_pipeline::config::Report;
 
 use crate::cli::LogFormat;
+use crate::output::FileError;
 use crate::secrets;
-use crate::text::{Paint, printable};
+use crate::text::{Paint, printable, printable_with_colours};
 
 /// Exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Failure {
         if self.exit == Exit::Quiet {
             return String::new();
         }
-        let report = self.report.as_ref().map(|report| report.render(paint.is_on()));
+        let report = self.report.as_ref().map(|report| printable_with_colours(&report.render(paint.is_on())));
         if format == LogFormat::Json {
             let event = if self.exit == Exit::Interrupted { "interrupted" } else { "error" };
             let exit = self.exit as u8;
@@ -97,7 +98,7 @@ impl Failure {
         }
         let mut text = match (report, self.exit) {
             (Some(report), _) => format!("{}\n", report.trim_end()),
-            (None, Exit::Interrupted) => format!("{}\n", self.message),
+            (None, Exit::Interrupted) => format!("{}\n", printable(&self.message)),
             (None, _) => format!("{} {}\n", paint.bold_red("error:"), printable(&self.message)),
         };
         if let Some(hint) = &self.hint {
@@ -110,12 +111,13 @@ impl Failure {
     }
 }
 
-/// For errors while writing to stdout.
+/// For errors while writing to stdout, or to an [`crate::output::OutputFile`].
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::new(Exit::Quiet, ""),
-            _ => Self::user(format!("stdout: {error}")),
+        match error.downcast::<FileError>() {
+            Ok(FileError { path, error }) => Self::io(path, error),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Self::new(Exit::Quiet, ""),
+            Err(error) => Self::user(format!("stdout: {error}")),
         }
     }
 }

@@ -41,6 +41,7 @@ mod manual;
 mod model;
 mod model_cost;
 mod models;
+mod output;
 mod plan;
 mod progress;
 mod prompt;
@@ -70,6 +71,7 @@ mod watch;
 mod work;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -85,6 +87,7 @@ use cli::{
     SchedulerArgs, WorkArgs,
 };
 use errors::{Exit, Failure};
+use text::{Paint, printable_with_colours};
 
 /// All built-in kinds of stages, SQL functions and web sites.
 pub fn registry() -> Registry {
@@ -135,8 +138,14 @@ fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
         Err(error) => {
             // Help goes to stdout, errors to stderr. If that fails, there is nowhere left to report
             // it.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::User as u8 } else { 0 };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return 0;
+            }
+            let text = error.render();
+            let text = if Paint::stderr().is_on() { text.ansi().to_string() } else { text.to_string() };
+            let _ = std::io::stderr().lock().write_all(printable_with_colours(&text).as_bytes());
+            return Exit::User as u8;
         }
     };
     let format = match &command {

@@ -14,7 +14,7 @@ use twinlens_pipeline::run::plan::{self, Decision};
 use crate::cli::{PlanArgs, PlanFormat};
 use crate::continued::Request;
 use crate::errors::Failure;
-use crate::text::counted;
+use crate::text::{counted, printable};
 use crate::{continued, env, hub, location, secrets};
 pub(crate) use stages::StagePlan;
 use stages::{Column, decision, stages};
@@ -25,8 +25,8 @@ pub(crate) fn execute(args: &PlanArgs, registry: &Registry) -> Result<(), Failur
         continued::open(request, registry, |pipeline| location::run_dir(args.dir.as_deref(), pipeline))?;
     let stages = stage_plans(&pipeline, args.dir.as_deref(), args.until.as_deref(), args.max_rows)?;
     let text = match args.format {
-        PlanFormat::Table if args.columns => text(&stages, details),
-        PlanFormat::Table => text(&stages, |_, _, _| String::new()),
+        PlanFormat::Table if args.columns => printable(&text(&stages, details)),
+        PlanFormat::Table => printable(&text(&stages, |_, _, _| String::new())),
         PlanFormat::Mermaid => graph::mermaid(&stages),
         PlanFormat::Dot => graph::dot(&stages),
         PlanFormat::Json => {

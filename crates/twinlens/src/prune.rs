@@ -7,7 +7,7 @@ use twinlens_pipeline::run::prune::{Leftover, Leftovers};
 use crate::cli::PruneArgs;
 use crate::errors::Failure;
 use crate::table::TableWriter;
-use crate::text::{bytes, seconds};
+use crate::text::{bytes, one_line, seconds};
 use crate::{prompt, status};
 
 pub(crate) fn execute(args: &PruneArgs) -> Result<(), Failure> {
@@ -18,7 +18,7 @@ pub(crate) fn execute(args: &PruneArgs) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     print(&mut out, &leftovers)?;
     if leftovers.found.is_empty() {
-        writeln!(out, "nothing to free in {dir}")?;
+        writeln!(out, "nothing to free in {}", one_line(&dir.to_string()))?;
         return Ok(out.flush()?);
     }
     writeln!(out, "{} to free", bytes(total))?;
@@ -44,7 +44,7 @@ fn print(mut out: &mut impl Write, leftovers: &Leftovers) -> Result<(), Failure>
         writeln!(out)?;
     }
     for (folder, why) in &leftovers.kept {
-        writeln!(out, "{folder} stays: {why}")?;
+        writeln!(out, "{} stays: {}", one_line(folder), one_line(why))?;
     }
     Ok(())
 }

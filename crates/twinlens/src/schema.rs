@@ -7,7 +7,6 @@ use std::path::Path;
 use datafusion::arrow::datatypes::{Field, Schema};
 use serde::Serialize;
 use twinlens_dataset::contracts;
-use twinlens_dataset::storage::local;
 use twinlens_dataset::types;
 use twinlens_eval::sets;
 use twinlens_pipeline::Registry;
@@ -16,8 +15,8 @@ use twinlens_pipeline::suggest::did_you_mean;
 
 use crate::cli::SchemaArgs;
 use crate::errors::Failure;
-use crate::text::counted;
-use crate::views;
+use crate::text::{counted, one_line};
+use crate::{output, views};
 
 /// The names of the JSON Schemas of pipeline files, and of files that declare evaluation sets.
 const PIPELINE: &str = "pipeline";
@@ -70,8 +69,8 @@ fn print(name: &str, registry: &Registry) -> Result<(), Failure> {
 fn write_all(dir: &Path, registry: &Registry) -> Result<(), Failure> {
     for schema in published(registry)? {
         let path = dir.join(schema.file);
-        local::write(&path, schema.text.as_bytes())?;
-        writeln!(std::io::stderr(), "{}", path.display())?;
+        output::write(&path, schema.text.as_bytes())?;
+        writeln!(std::io::stderr(), "{}", one_line(&path.display().to_string()))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use twinlens_eval::sets::{Class, Declaration, Task, catalog, find};
 use crate::cli::SetsArgs;
 use crate::errors::Failure;
 use crate::table::TableWriter;
+use crate::text::printable;
 
 pub(crate) fn execute(args: &SetsArgs) -> Result<(), Failure> {
     match &args.name {
@@ -19,7 +20,7 @@ pub(crate) fn execute(args: &SetsArgs) -> Result<(), Failure> {
                 catalog::named(name).map_err(|(why, hint)| Failure::user(why).hint(hint))?
             };
             let mut out = std::io::stdout().lock();
-            out.write_all(describe(&set, args.data.as_deref()).as_bytes())?;
+            out.write_all(printable(&describe(&set, args.data.as_deref())).as_bytes())?;
             Ok(out.flush()?)
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, ident};
-use twinlens_dataset::storage::{Location, local};
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::types::holds_image_bytes;
 use twinlens_dataset::{Dataset, MAIN, contracts, manifest};
 use twinlens_pipeline::files::Files;
@@ -19,8 +19,8 @@ use crate::errors::Failure;
 use crate::eval::current_dir;
 use crate::report::pictures_page;
 use crate::sql::rows::RowWriter;
-use crate::text::{bytes, counted};
-use crate::{env, hub, runtime, status};
+use crate::text::{bytes, counted, one_line};
+use crate::{env, hub, output, runtime, status};
 
 /// The columns below an image, of which the first that has a value is shown.
 const TEXTS: [&str; 7] = ["caption", "class_name", "label", "text", "title", "url", "uid"];
@@ -123,9 +123,13 @@ async fn page(frame: DataFrame, args: &ShowArgs, path: &Path) -> Result<(), Fail
         args.dataset
     );
     let page = pictures_page(&args.dataset, shown, pictures)?;
-    local::write(path, page.as_bytes())?;
-    let line =
-        format!("{} ({}, {})\n", path.display(), counted(rows as u64, "row"), bytes(page.len() as u64));
+    output::write(path, page.as_bytes())?;
+    let line = format!(
+        "{} ({}, {})\n",
+        one_line(&path.display().to_string()),
+        counted(rows as u64, "row"),
+        bytes(page.len() as u64)
+    );
     // A failure to print this is not a failure of the command.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
     Ok(())

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use twinlens_dataset::samples::is_run_directory;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Dataset, MAIN, REJECTS};
 use twinlens_pipeline::run::{self, directory};
@@ -11,7 +12,7 @@ use crate::cli::StatusArgs;
 use crate::errors::Failure;
 use crate::progress::recorder::Snapshot;
 use crate::table::TableWriter;
-use crate::text::{bytes, count, seconds};
+use crate::text::{bytes, count, one_line, seconds};
 
 /// The pipeline that a run directory belongs to.
 ///
@@ -21,15 +22,41 @@ pub(crate) fn pipeline_of(dir: &Location) -> Result<String, Failure> {
     directory::identity(dir)?.ok_or_else(|| {
         let missing = dir.as_local().is_some_and(|path| !path.exists());
         let what = if missing { "does not exist" } else { "is not a run directory" };
-        Failure::user(format!("{dir} {what}"))
-            .hint("`twinlens run` creates one: runs/<name of the pipeline>, or the value of --dir")
+        let hint = match runs_in(dir).as_slice() {
+            [] => "`twinlens run` creates one: runs/<name of the pipeline>, or the value of --dir".into(),
+            runs => format!("it holds runs: {}", listed(runs)),
+        };
+        Failure::user(format!("{dir} {what}")).hint(hint)
     })
+}
+
+/// The run directories in a local directory and in its `runs`, by name.
+fn runs_in(dir: &Location) -> Vec<String> {
+    let Some(root) = dir.as_local() else { return Vec::new() };
+    let mut runs = Vec::new();
+    for folder in [root.to_path_buf(), root.join("runs")] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path()).filter(|path| is_run_directory(path));
+        runs.extend(paths.map(|path| path.display().to_string()));
+    }
+    runs.sort();
+    runs
+}
+
+/// The first names of a list.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(|name| crate::text::shell_quote(name)).collect::<Vec<_>>();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{}, and {more} more", shown.join(", ")),
+    }
 }
 
 pub(crate) fn execute(args: &StatusArgs) -> Result<(), Failure> {
     let status = Status::read(&args.dir)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "pipeline {} in {}\n", status.pipeline, status.dir)?;
+    writeln!(out, "pipeline {} in {}\n", one_line(&status.pipeline), one_line(&status.dir))?;
     if status.datasets.is_empty() && status.running.is_none() {
         writeln!(out, "no datasets yet")?;
         return Ok(out.flush()?);
@@ -180,7 +207,8 @@ fn print_running(out: &mut impl Write, snapshot: &Snapshot) -> Result<(), Failur
     let when = if age.as_secs() < 5 { String::new() } else { format!(" (as of {} ago)", seconds(age)) };
     writeln!(out, "\nrunning in process {}{when}", snapshot.pid)?;
     for running in &snapshot.running {
-        writeln!(out, "  {}  {}  {}", running.stage, running.kind, running.line)?;
+        let shown = [&running.stage, &running.kind, &running.line].map(|text| one_line(text));
+        writeln!(out, "  {}", shown.join("  "))?;
     }
     Ok(())
 }

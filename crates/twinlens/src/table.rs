@@ -61,6 +61,7 @@ impl<W: Write> TableWriter<W> {
     }
 
     pub(crate) fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
+        let cells: Vec<String> = cells.iter().map(|cell| one_line(cell)).collect();
         if let Some(layout) = &self.layout {
             return write_row(&mut self.out, &layout.pad_decimals(cells), &layout.widths, &self.align_right);
         }

@@ -74,17 +74,34 @@ pub(crate) fn truncated(text: &str, most: usize) -> String {
     head.collect::<String>() + "..."
 }
 
+/// Like [`printable`], but for colours, which are ours where the text was made by a library that
+/// lets no other escape sequence through.
+pub(crate) fn printable_with_colours(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        shown += &printable(before);
+        let end = after.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(after.len());
+        let is_colour = after[end..].starts_with('m');
+        let length = if is_colour { end + 1 } else { 0 };
+        shown += if is_colour { "\u{1b}[" } else { "\\u{1b}[" };
+        shown += &after[..length];
+        rest = &after[length..];
+    }
+    shown + &printable(rest)
+}
+
 fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            // Bidirectional controls reorder the text after them.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_default()),
-            c if c.is_control() && !keep(c) => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
+        if is_escaped(c) && !keep(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
+}
+
+fn is_escaped(c: char) -> bool {
+    // Bidirectional controls reorder the text after them.
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `1 row`, `12,345 rows`.
@@ -114,6 +131,20 @@ pub(crate) fn shell_quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.into()
+    } else if word.contains(is_escaped) {
+        // As bash, zsh and ksh read it: the command must not control the terminal that shows it.
+        let mut quoted = String::from("$'");
+        for c in word.chars() {
+            match c {
+                '\'' | '\\' => quoted.extend(['\\', c]),
+                c if is_escaped(c) => {
+                    let mut bytes = [0; 4];
+                    c.encode_utf8(&mut bytes).bytes().for_each(|byte| quoted += &format!("\\x{byte:02x}"));
+                }
+                c => quoted.push(c),
+            }
+        }
+        quoted + "'"
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
@@ -151,6 +182,12 @@ mod tests {
     fn control_characters_are_escaped() {
         assert_eq!(printable("a\x1b]0;x\x07\nb\u{202e}"), "a\\u{1b}]0;x\\u{7}\nb\\u{202e}");
         assert_eq!(one_line("two\nlines"), "two\\nlines");
+        let coloured = "\u{1b}[1;31merror\u{1b}[0m\n\u{1b}[2J\u{9b}\u{1b}]0;x";
+        let expected = "\u{1b}[1;31merror\u{1b}[0m\n\\u{1b}[2J\\u{9b}\\u{1b}]0;x";
+        assert_eq!(printable_with_colours(coloured), expected);
+        let quoted = ["a b", "it's", "a\nb'c\\\u{1b}[1m", "\u{202e}x"].map(shell_quote);
+        let expected = ["'a b'", r"'it'\''s'", r"$'a\x0ab\'c\\\x1b[1m'", r"$'\xe2\x80\xaex'"];
+        assert_eq!(quoted, expected);
         assert_eq!(one_line("naïve 猫 🐈"), "naïve 猫 🐈");
     }
 }

@@ -57,7 +57,7 @@ fn view(
     paint: Paint,
 ) -> Result<String, Failure> {
     let datasets = run::datasets(dir)?;
-    let mut text = format!("{} in {dir}", paint.bold(pipeline));
+    let mut text = format!("{} in {}", paint.bold(&one_line(pipeline)), one_line(&dir.to_string()));
     match snapshot {
         Some(snapshot) if snapshot.memory > 0 => {
             text += &format!("  process {}, {}\n", snapshot.pid, bytes(snapshot.memory));
@@ -77,37 +77,33 @@ fn view(
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let steps = recorder::steps(local);
     for name in &names {
+        let shown = one_line(name);
         let line = match (running.get(name.as_str()), made.get(name.as_str()), fused.get(name)) {
-            (Some(running), _, _) => format!("> {name:width$}  {}", paint.bold(&running.line)),
+            (Some(running), _, _) => format!("> {shown:width$}  {}", paint.bold(&one_line(&running.line))),
             (None, Some(dataset), _) if dataset.state().complete => {
-                format!("+ {name:width$}  {}", counted(dataset.rows(MAIN), "row"))
+                format!("+ {shown:width$}  {}", counted(dataset.rows(MAIN), "row"))
             }
             (None, Some(dataset), _) => {
                 let splits = dataset.state().commits.len() as u64;
-                format!("- {name:width$}  {} so far", counted(splits, "split"))
+                format!("- {shown:width$}  {} so far", counted(splits, "split"))
             }
-            (None, None, Some(into)) => format!("  {name:width$}  (within {into})"),
-            (None, None, None) => format!("  {name:width$}  waiting"),
+            (None, None, Some(into)) => format!("  {shown:width$}  (within {})", one_line(into)),
+            (None, None, None) => format!("  {shown:width$}  waiting"),
         };
-        text += &format!("{}\n", one_line_keeping_colour(&line));
+        text += &format!("{line}\n");
         if let Some(losses) = steps.get(name).filter(|steps| steps.len() > 1) {
             let losses: Vec<f32> = losses.iter().map(|step| step.loss).collect();
             text += &format!("  {:width$}  loss {}\n", "", chart(&losses));
         }
         if let Some(running) = running.get(name.as_str()) {
             let started = seconds(Duration::try_from_secs_f64(running.seconds).unwrap_or_default());
-            text += &format!("  {:width$}  {} for {started}\n", "", running.kind);
+            text += &format!("  {:width$}  {} for {started}\n", "", one_line(&running.kind));
         }
         if let Some(codes) = made.get(name.as_str()).and_then(|dataset| codes(dataset)) {
             text += &format!("  {:width$}  {}\n", "", one_line(&codes));
         }
     }
     Ok(text)
-}
-
-/// Names come from files; escape sequences are ours.
-fn one_line_keeping_colour(line: &str) -> String {
-    line.replace(['\n', '\r'], " ")
 }
 
 /// The stages that are part of another's dataset.

@@ -129,8 +129,10 @@ impl<'a> Chunks<'a> {
     /// The next chunk after `received` bytes.
     async fn next(&mut self, received: usize) -> Result<Option<Bytes>, FetchError> {
         // When the bytes so far fall below the minimum rate.
-        let slow = Duration::from_secs_f64(received as f64 / self.options.min_rate.max(1) as f64);
-        let slow = self.grace_end + slow;
+        let slow = match self.options.min_rate {
+            0 => self.end,
+            rate => self.grace_end + Duration::from_secs_f64(received as f64 / rate as f64),
+        };
         // Neither message has the byte count: rejects would differ from run to run.
         let (kind, detail) = match timeout_at(self.end.min(slow), self.http.chunk()).await {
             Ok(chunk) => {

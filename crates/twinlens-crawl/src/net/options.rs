@@ -48,7 +48,7 @@ pub struct HttpOptions {
     pub headers_timeout: f64,
     /// Time limit for a whole body.
     pub body_timeout: f64,
-    /// Minimum transfer rate of a body, in bytes per second.
+    /// Minimum transfer rate of a body, in bytes per second; 0 for none.
     pub min_rate: u64,
     /// How long a body may be slower than `min_rate`.
     pub min_rate_after: f64,

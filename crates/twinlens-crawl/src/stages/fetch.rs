@@ -88,9 +88,11 @@ pub struct FetchOptions {
     /// Maximum number of requests in flight, to all hosts together. Two splits are fetched at a
     /// time, so their rows are a limit too.
     #[serde(default = "concurrency")]
+    #[schemars(range(min = 1, max = 10_000))]
     concurrency: usize,
     /// Rows per split. A split is committed as a whole, and fetched again after a kill.
     #[serde(default = "split_rows")]
+    #[schemars(range(min = 1))]
     split_rows: usize,
     /// HTTP settings.
     #[serde(default = "super::options::default_option::<HttpOptions>")]

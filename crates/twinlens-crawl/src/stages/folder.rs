@@ -64,6 +64,7 @@ pub struct FolderOptions {
     encode: Located<Encode>,
     /// Images per split.
     #[serde(default = "split_rows")]
+    #[schemars(range(min = 1))]
     split_rows: usize,
 }
 

@@ -68,6 +68,7 @@ pub struct WebDatasetOptions {
     encode: Located<Encode>,
     /// Approximate bytes of a file per split.
     #[serde(default = "split_bytes")]
+    #[schemars(range(min = 1))]
     split_bytes: u64,
     /// HTTP settings for `files` that are URLs.
     #[serde(default = "super::options::default_option::<HttpOptions>")]

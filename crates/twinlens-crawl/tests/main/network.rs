@@ -132,6 +132,17 @@ async fn each_failure_has_its_code() {
 }
 
 #[tokio::test]
+async fn a_minimum_rate_of_0_is_none() {
+    let silent = Answer::SlowBody { chunk: 10, pause: Duration::from_millis(300), length: 30 };
+    let web = WebServer::start(Site::new().at("/", silent)).await.unwrap();
+    for (min_rate, expected) in [(0, None), (1000, Some(FetchErrorKind::TooSlow))] {
+        let limits = HttpOptions { min_rate, min_rate_after: 0.05, body_timeout: 5.0, ..options(&web) };
+        let found = get(&client(limits), "http://site.test/").await;
+        assert_eq!(found.err().map(|error| error.kind), expected, "{min_rate}");
+    }
+}
+
+#[tokio::test]
 async fn unreachable_hosts_have_their_codes() {
     let web = WebServer::start(Site::new()).await.unwrap();
     let mut closed = options(&web);

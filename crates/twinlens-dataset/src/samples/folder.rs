@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
 
 use super::group::{Entry, Groups, MAX_TEXT, Refusal, Role, Sample, UNREAD, Unread, is_image, read_part};
 use super::metadata::{MetadataFile, RowSpan};
@@ -40,6 +43,7 @@ impl FolderSamples {
         let mut metadata = Vec::new();
         walk(folder, &mut |path, name, refusal| {
             match refusal {
+                Some(RUN_DIRECTORY) => {}
                 Some(why) => groups.refuse(name, why),
                 None if MetadataFile::is_metadata(path) => metadata.push(MetadataFile::open(path, name)?),
                 None => groups.add(name, roles, |_| Ok(path.to_path_buf())),
@@ -124,8 +128,29 @@ fn slashed(path: &Path) -> String {
 /// Receives each file: its path, its name within the directory, and why it is not read.
 type Visit<'a> = &'a mut dyn FnMut(&Path, &str, Option<&'static str>) -> Result<(), DatasetError>;
 
+/// Why the files of a run directory are not read: runs go to `runs/` of the working directory,
+/// which may be the one that they read.
+pub const RUN_DIRECTORY: &str = "a run directory";
+
+/// Whether a directory is the run directory of a pipeline.
+pub fn is_run_directory(folder: &Path) -> bool {
+    // Of this length if the pipeline's name is long.
+    const LONGEST: u64 = 1 << 16;
+    let mut text = Vec::new();
+    let read =
+        fs::File::open(folder.join("run.json")).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
+    let identity = read.ok().and_then(|_| serde_json::from_slice::<Map<String, Value>>(&text).ok());
+    identity.is_some_and(|identity| {
+        let of_ours = ["format", "pipeline", "crc32"];
+        identity.get("pipeline").is_some_and(Value::is_string)
+            && identity.get("format").is_some_and(Value::is_u64)
+            && identity.keys().all(|key| of_ours.contains(&key.as_str()))
+    })
+}
+
 /// Visits all files below a directory, ordered by name, the files of a directory before its
-/// subdirectories. Links to directories are not followed: they may form cycles.
+/// subdirectories. Links to directories are not followed: they may form cycles. Of run directories
+/// only the name is visited.
 fn walk(folder: &Path, visit: Visit<'_>) -> Result<(), DatasetError> {
     let mut open = vec![folder.to_path_buf()];
     while let Some(within) = open.pop() {
@@ -146,6 +171,9 @@ fn walk(folder: &Path, visit: Visit<'_>) -> Result<(), DatasetError> {
             match target {
                 None => visit(&path, &name, Some("a link to nothing"))?,
                 Some(_) if kind.is_dir() && is_hidden => visit(&path, &name, Some("a hidden directory"))?,
+                Some(_) if kind.is_dir() && is_run_directory(&path) => {
+                    visit(&path, &name, Some(RUN_DIRECTORY))?
+                }
                 Some(_) if kind.is_dir() => folders.push(path),
                 Some(target) if target.is_dir() => {
                     visit(&path, &name, Some("links to directories are not followed"))?;

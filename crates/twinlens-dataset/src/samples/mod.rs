@@ -7,7 +7,7 @@ mod group;
 mod metadata;
 mod tar;
 
-pub use self::folder::{FolderEntry, FolderSamples, list_images_and_others};
+pub use self::folder::{FolderEntry, FolderSamples, RUN_DIRECTORY, is_run_directory, list_images_and_others};
 pub use self::group::{
     Entry, Part, Refusal, Role, Sample, Span, TOO_MANY_BYTES, UNREAD, Unread, is_image, read_part,
 };

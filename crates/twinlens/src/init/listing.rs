@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::samples::list_images_and_others;
+use twinlens_dataset::samples::{RUN_DIRECTORY, Unread, list_images_and_others};
 
 use crate::errors::Failure;
 
@@ -16,14 +16,19 @@ pub(super) struct Listing {
     pub images: Vec<PathBuf>,
     /// The other files, relative to `root`.
     pub others: Vec<String>,
+    /// Run directories, relative to `root`, whose files are not listed.
+    pub runs: Vec<String>,
 }
 
 impl Listing {
     pub(super) fn open(root: &Path) -> Result<Self, Failure> {
         let (images, others) = list_images_and_others(root)?;
-        let others = others.into_iter().map(|other| other.place.trim_start_matches('/').to_string());
+        let name = |other: &Unread| other.place.trim_start_matches('/').to_string();
         let is_visible = |name: &String| !name.split('/').any(|part| part.starts_with('.'));
-        Ok(Self { root: root.into(), images, others: others.filter(is_visible).collect() })
+        let (runs, others): (Vec<_>, Vec<_>) =
+            others.iter().partition(|other| other.refusal.1 == RUN_DIRECTORY);
+        let names = |of: Vec<&Unread>| of.into_iter().map(name).filter(is_visible).collect();
+        Ok(Self { root: root.into(), images, others: names(others), runs: names(runs) })
     }
 
     /// The other files whose extension (below that of a compression) is one of these.
@@ -46,6 +51,15 @@ impl Listing {
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let shown = counts.iter().take(6).map(|(extension, count)| format!("{count} .{extension}"));
         if counts.is_empty() { "no files".into() } else { shown.collect::<Vec<_>>().join(", ") }
+    }
+
+    /// What is said of the run directories, if there are any.
+    pub(super) fn note_on_runs(&self) -> Option<String> {
+        let first = self.runs.first()?;
+        Some(match self.runs.len() {
+            1 => format!("not read: the run directory {first}"),
+            more => format!("not read: {more} run directories, such as {first}"),
+        })
     }
 }
 

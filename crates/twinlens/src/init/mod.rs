@@ -21,7 +21,7 @@ use twinlens_pipeline::Registry;
 
 use crate::cli::InitArgs;
 use crate::errors::Failure;
-use crate::text::shell_quote;
+use crate::text::{one_line, shell_quote};
 pub(crate) use found::{Images, Source, quoted};
 pub(crate) use recognise::images;
 
@@ -45,11 +45,15 @@ pub(crate) fn execute(args: &InitArgs, registry: &Registry) -> Result<(), Failur
     let mut new = OpenOptions::new().write(true).create_new(true).open(&file).map_err(|error| {
         if error.kind() == ErrorKind::AlreadyExists { exists(&file) } else { Failure::io(&file, error) }
     })?;
-    new.write_all(text.as_bytes()).map_err(|error| Failure::io(&file, error))?;
-    let mut shown = format!("{}: {}\n", args.data, found.what);
-    found.notes.iter().for_each(|note| shown += &format!("  {note}\n"));
+    new.write_all(text.as_bytes()).map_err(|error| {
+        // Half a pipeline would be in the way of the next try.
+        let _ = std::fs::remove_file(&file);
+        Failure::io(&file, error)
+    })?;
+    let mut shown = format!("{}: {}\n", one_line(&args.data), one_line(&found.what));
+    found.notes.iter().for_each(|note| shown += &format!("  {}\n", one_line(note)));
     let path = file.display().to_string();
-    shown += &format!("{path} is written; run it with: twinlens run {}\n", shell_quote(&path));
+    shown += &format!("{} is written; run it with: twinlens run {}\n", one_line(&path), shell_quote(&path));
     Ok(std::io::stderr().lock().write_all(shown.as_bytes())?)
 }
 

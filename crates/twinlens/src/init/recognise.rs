@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use twinlens_dataset::samples::is_run_directory;
 use twinlens_dataset::sniff::{FileKind, SNIFF_BYTES};
 use twinlens_dataset::{manifest, unpack};
 
@@ -92,17 +93,29 @@ fn directory(source: &Source<'_>, root: &Path) -> Result<Found, Failure> {
     if manifest::exists(&root.into())? {
         return parquet::dataset(source, root);
     }
+    if is_run_directory(root) {
+        return Err(Failure::user(format!("{} is a run directory", source.data))
+            .hint("give one of its datasets, or other data"));
+    }
     let listing = Listing::open(root)?;
+    let mut found = listed(source, root, &listing);
+    if let (Ok(found), Some(note)) = (&mut found, listing.note_on_runs()) {
+        found.notes.push(note);
+    }
+    found
+}
+
+fn listed(source: &Source<'_>, root: &Path, listing: &Listing) -> Result<Found, Failure> {
     let tars: Vec<PathBuf> = listing.with_extension(&["tar"]).map(|name| root.join(name)).collect();
     if listing.images.is_empty() {
         if !tars.is_empty() {
             let folder = common_folder(root, &tars);
             return folders::tars(source, &format!("{}/*.tar", source.written(&folder)), &tars);
         }
-        return without_images(source, &listing);
+        return without_images(source, listing);
     }
-    if listing.has_metadata() || folders::has_captions(&listing) {
-        return folders::with_captions(source, &listing);
+    if listing.has_metadata() || folders::has_captions(listing) {
+        return folders::with_captions(source, listing);
     }
     let tables: Vec<&String> =
         listing.with_extension(&TABLES).chain(listing.with_extension(&["parquet"])).collect();
@@ -119,8 +132,8 @@ fn directory(source: &Source<'_>, root: &Path) -> Result<Found, Failure> {
             );
         }
     }
-    let classes = if source.is_whole { None } else { classes::directories(source, &listing)? };
-    classes.map_or_else(|| folders::images(source, &listing), Ok)
+    let classes = if source.is_whole { None } else { classes::directories(source, listing)? };
+    classes.map_or_else(|| folders::images(source, listing), Ok)
 }
 
 /// The directory that directly contains all of these files, or `root`.
@@ -158,7 +171,9 @@ fn without_images(source: &Source<'_>, listing: &Listing) -> Result<Found, Failu
             Err(Failure::user(message).hint("give one of the files"))
         }
         (None, _) => {
-            Err(Failure::user(format!("{} is not recognised: it has {}", source.data, listing.in_words()))
+            let runs = listing.note_on_runs().map_or(String::new(), |note| format!(" ({note})"));
+            let has = listing.in_words();
+            Err(Failure::user(format!("{} is not recognised: it has {has}{runs}", source.data))
                 .hint(EXPECTED))
         }
     }

@@ -15,14 +15,14 @@ mod thumbnail;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use twinlens_dataset::storage::{Location, local};
+use twinlens_dataset::storage::Location;
 use twinlens_pipeline::{Registry, run};
 
 use crate::cli::ReportArgs;
 use crate::errors::Failure;
 use crate::sql::runs::Runs;
-use crate::text::bytes;
-use crate::{runtime, status};
+use crate::text::{bytes, one_line};
+use crate::{output, runtime, status};
 pub(crate) use gallery::{pictures_of, pictures_page};
 use model::Report;
 use query::{OtherRun, ReportData};
@@ -45,9 +45,14 @@ pub(crate) fn execute(args: &ReportArgs, registry: &Registry) -> Result<(), Fail
         return Ok(out.flush()?);
     }
     let path = output_path(args, &runs.dir)?;
-    local::write(&path, page.as_bytes())?;
+    output::write(&path, page.as_bytes())?;
     // A failure to print this is not a failure of the command.
-    let _ = writeln!(std::io::stderr(), "{} ({})", path.display(), bytes(page.len() as u64));
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} ({})",
+        one_line(&path.display().to_string()),
+        bytes(page.len() as u64)
+    );
     Ok(())
 }
 

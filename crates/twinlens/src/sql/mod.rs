@@ -11,9 +11,8 @@ pub(crate) mod runs;
 mod terminal;
 pub(crate) mod token_count;
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
@@ -22,6 +21,7 @@ use twinlens_pipeline::Registry;
 
 use crate::cli::{RowFormat, SqlArgs};
 use crate::errors::Failure;
+use crate::output::OutputFile;
 use crate::{runtime, views};
 use query::{parse, start, within, write_now, write_rows};
 use runs::Runs;
@@ -123,10 +123,9 @@ async fn write_file(
     format: RowFormat,
     path: &Path,
 ) -> Result<(), Failure> {
-    let temporary: PathBuf = local::unfinished(path);
-    let file = File::create(&temporary).map_err(|error| Failure::io(&temporary, error))?;
-    write_rows(stream, format, (Box::new(BufWriter::new(file)), None)).await?;
-    Ok(local::publish(path)?)
+    let (file, out) = OutputFile::create(path)?;
+    write_rows(stream, format, (out, None)).await?;
+    file.publish()
 }
 
 #[cfg(test)]

@@ -89,9 +89,11 @@ pub struct CrawlOptions {
     max_page_bytes: u64,
     /// Maximum number of pages fetched at a time.
     #[serde(default = "concurrency")]
+    #[schemars(range(min = 1))]
     concurrency: usize,
     /// Pages per wave. A wave is committed as a whole, and fetched again after a kill.
     #[serde(default = "wave_pages")]
+    #[schemars(range(min = 1))]
     wave_pages: usize,
     /// HTTP settings.
     #[serde(default = "super::options::default_option::<HttpOptions>")]

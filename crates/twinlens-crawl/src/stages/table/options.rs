@@ -79,6 +79,7 @@ pub struct TableOptions {
     pub(super) on_bad_file: OnBadFile,
     /// Rows per split.
     #[serde(default = "split_rows")]
+    #[schemars(range(min = 1))]
     pub(super) split_rows: usize,
     /// HTTP settings for `files` that are URLs.
     #[serde(default = "crate::stages::options::default_option::<HttpOptions>")]

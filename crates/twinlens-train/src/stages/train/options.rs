@@ -108,6 +108,7 @@ pub struct TrainStageOptions<E = Never> {
     pub(super) checkpoint_every: Located<u64>,
     /// Number of checkpoints to keep during training. It changes no result.
     #[serde(default = "keep_checkpoints", skip_serializing)]
+    #[schemars(range(min = 1))]
     pub(super) keep_checkpoints: usize,
     /// Device: `cpu`, `cuda:0` (needs a build with `--features cuda`), or `auto` for the first GPU
     /// if there is one.
