@@ -207,7 +207,7 @@ fn run_directories_are_no_data() {
     assert!(said.contains("not read: the run directory runs/own"), "{said}");
     let pipeline = fs::read_to_string(place.path(&data).join("new.toml")).unwrap();
     assert!(!pipeline.contains("parquet"), "{pipeline}");
-    let refused = stderr(&at(&["init", "runs/own"]));
+    let refused = stderr(&at(&["init", "runs/own", "-o", "other.toml"]));
     assert!(refused.contains("runs/own is a run directory"), "{refused}");
     // What is no run, but holds some.
     for command in ["status", "prune", "report", "watch"] {

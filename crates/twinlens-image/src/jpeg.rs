@@ -12,12 +12,12 @@ mod scan;
 use image::metadata::Orientation;
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, Image, JpegError, PixelFormat, ScalingFactor};
 
+use self::bits::damaged;
 use self::components::{Meaning, keep_components};
 use crate::error::ImageError;
 use crate::header::Header;
 use crate::limits::MAX_SCANS;
 use crate::raw::{ColourModel, RawImage, cmyk_to_rgb, ink_to_light};
-use crate::sniff::Format;
 
 /// The JPEG library and the way it decodes. Pixel values depend on it, so datasets record it in
 /// their recipes.
@@ -126,8 +126,4 @@ fn error(error: JpegError) -> ImageError {
         JpegError::Unsupported(what) => ImageError::UnsupportedFormat(format!("JPEG with {what}")),
         error => damaged(error.to_string()),
     }
-}
-
-fn damaged(reason: impl Into<String>) -> ImageError {
-    ImageError::DecodeFailed { format: Format::Jpeg, reason: reason.into() }
 }

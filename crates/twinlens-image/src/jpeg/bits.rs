@@ -1,7 +1,12 @@
 //! The bits of entropy-coded JPEG data, and the codes in them (ITU-T T.81, annexes C and F).
 
-use super::damaged;
 use crate::error::ImageError;
+use crate::sniff::Format;
+
+/// The error of a damaged file.
+pub(super) fn damaged(reason: impl Into<String>) -> ImageError {
+    ImageError::DecodeFailed { format: Format::Jpeg, reason: reason.into() }
+}
 
 /// A table of codes as a file has it: how many there are of each length, and their symbols.
 pub(super) struct CodeTable {

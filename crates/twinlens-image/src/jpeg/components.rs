@@ -7,8 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::bits::CodeTable;
-use super::damaged;
+use super::bits::{CodeTable, damaged};
 use super::scan::{Coding, Part, copy_units};
 use crate::error::ImageError;
 use crate::header::jpeg::next_marker;

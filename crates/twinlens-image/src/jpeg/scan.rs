@@ -1,7 +1,6 @@
 //! Copies some components of a scan of several (ITU-T T.81, annexes F and G).
 
-use super::bits::{BitCopy, CodeTable, Lookup};
-use super::damaged;
+use super::bits::{BitCopy, CodeTable, Lookup, damaged};
 use crate::error::ImageError;
 
 /// How a scan codes the blocks of several components.
