@@ -1,7 +1,9 @@
 //! Failures of a command: message, hint and exit code.
 
 use std::error::Error;
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
 use serde_json::json;
@@ -10,7 +12,6 @@ use twinlens_pipeline::RunError;
 use twinlens_pipeline::config::Report;
 
 use crate::cli::LogFormat;
-use crate::output::FileError;
 use crate::secrets;
 use crate::text::{Paint, printable, printable_with_colours};
 
@@ -110,6 +111,21 @@ impl Failure {
         text
     }
 }
+
+/// An I/O error and the file that it is about.
+#[derive(Debug)]
+pub(crate) struct FileError {
+    pub(crate) path: PathBuf,
+    pub(crate) error: io::Error,
+}
+
+impl Display for FileError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for FileError {}
 
 /// For errors while writing to stdout, or to an [`crate::output::OutputFile`].
 impl From<io::Error> for Failure {

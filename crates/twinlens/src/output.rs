@@ -1,13 +1,12 @@
 //! Files that a command makes for its user: whole, or not there.
 
-use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use twinlens_dataset::storage::local;
 
-use crate::errors::Failure;
+use crate::errors::{Failure, FileError};
 
 /// Writes a file. If that fails, nothing of it stays.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
@@ -68,21 +67,6 @@ impl Write for NamedFile {
         self.file.flush()
     }
 }
-
-/// An I/O error and the file that it is about.
-#[derive(Debug)]
-pub(crate) struct FileError {
-    pub(crate) path: PathBuf,
-    pub(crate) error: io::Error,
-}
-
-impl Display for FileError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.error)
-    }
-}
-
-impl std::error::Error for FileError {}
 
 #[cfg(test)]
 mod tests {

@@ -2,9 +2,11 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::layers::AttentionSizes;
+use super::optimizer::{AdamWFactors, AdamWStep};
+use super::pixels::ImageBatch;
 use super::plain::{self, Attended, Delta, Norm, Normed};
-use super::{AttentionSizes, ImageBatch};
-use crate::Activation;
+use crate::ops::activation::Activation;
 use candle_core::{DType, Device, Result, Tensor};
 use twinlens_image::Preprocess;
 
@@ -27,7 +29,7 @@ impl Kernels {
 
 /// The error of a build without kernels.
 #[cfg(not(feature = "cuda"))]
-pub(super) fn not_built<T>(what: &str) -> Result<T> {
+fn not_built<T>(what: &str) -> Result<T> {
     candle_core::bail!("{what}: the kernels need a program built with `--features cuda`")
 }
 
@@ -66,4 +68,26 @@ choices! {
     fn embed(ids: &Tensor, table: &Tensor, positions: &Tensor, len: usize, dtype: DType) -> Tensor;
     fn prepare_pixels(batch: ImageBatch<'_>, preprocess: &Preprocess, device: &Device) -> Tensor;
     fn embedding_gradient(d: &Tensor, ids: &[u32], vocabulary: usize) -> Tensor;
+}
+
+/// Makes the step in one launch; [`plain::adamw`] is its twin for one variable.
+///
+/// # Errors
+/// If a tensor is not on a GPU, or this program was built without support for them.
+pub fn adamw(step: &AdamWStep, factors: &AdamWFactors) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    return cuda::adamw(step, factors);
+    #[cfg(not(feature = "cuda"))]
+    not_built(&format!("step {} of {} variables", factors.step, step.weights.len()))
+}
+
+/// The sum of the squares of each gradient (f32, on a GPU), in one launch.
+///
+/// # Errors
+/// As [`adamw`].
+pub fn sums_of_squares(gradients: &[Tensor]) -> Result<Vec<f64>> {
+    #[cfg(feature = "cuda")]
+    return cuda::sums_of_squares(gradients);
+    #[cfg(not(feature = "cuda"))]
+    not_built(&format!("the norm of {} gradients", gradients.len()))
 }

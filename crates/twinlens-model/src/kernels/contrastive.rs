@@ -1,6 +1,6 @@
 //! Launches of the contrastive loss.
 
-use super::{Argument, Launch, Storage, WARPS, blocks};
+use super::launch::{Argument, Launch, Storage, WARPS, blocks};
 use candle_core::Result;
 
 /// ln sum exp of each row of logits.

@@ -4,14 +4,17 @@
 //! launches go to the stream of candle's device, so that they are in order with its own operations
 //! and with the release of memory.
 
-use super::plain::{Attended, Delta, Norm, Normed};
-use super::{
-    AdamWFactors, AdamWLaunch, AddNorm, AddNormBackward, Argument, Attention, AttentionBackward,
-    AttentionSizes, BiasActivation, BiasActivationBackward, ColumnSums, ContrastiveGradient, Embed,
-    EmbeddingGradient, IdPieces, ImageBatch, Launch, PixelFilter, PixelLaunch, PixelSizes, RowGroups,
-    RowLogSums, Storage, SumOfSquares, THREADS, VariableBlocks,
+use super::contrastive::{ContrastiveGradient, RowLogSums};
+use super::embedding::{Embed, EmbeddingGradient, IdPieces};
+use super::launch::{Argument, Launch, RowGroups, Storage, THREADS};
+use super::layers::{
+    AddNorm, AddNormBackward, Attention, AttentionBackward, AttentionSizes, BiasActivation,
+    BiasActivationBackward, ColumnSums,
 };
-use crate::Activation;
+use super::optimizer::{AdamWFactors, AdamWLaunch, AdamWStep, SumOfSquares, VariableBlocks};
+use super::pixels::{ImageBatch, PixelFilter, PixelLaunch, PixelSizes};
+use super::plain::{Attended, Delta, Norm, Normed};
+use crate::ops::activation::Activation;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
@@ -399,8 +402,8 @@ fn addresses(tensors: &[Tensor]) -> Result<Vec<u64>> {
     tensors.iter().map(address).collect()
 }
 
-/// A step of AdamW in place; see [`super::adamw`].
-pub(crate) fn adamw(step: &super::AdamWStep, factors: &AdamWFactors) -> Result<()> {
+/// A step of AdamW in place; see [`super::choice::adamw`].
+pub(crate) fn adamw(step: &AdamWStep, factors: &AdamWFactors) -> Result<()> {
     let Some(first) = step.weights.first() else { return Ok(()) };
     let device = first.device();
     let tables = Tables::new(&step.weights, device)?;
@@ -419,7 +422,7 @@ pub(crate) fn adamw(step: &super::AdamWStep, factors: &AdamWFactors) -> Result<(
     run(&cuda(first)?, &launch.launch(&tables.blocks, factors)?)
 }
 
-/// The sum of the squares of each gradient; see [`super::sums_of_squares`].
+/// The sum of the squares of each gradient; see [`super::choice::sums_of_squares`].
 pub(crate) fn sums_of_squares(gradients: &[Tensor]) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; gradients.len()];
     let Some(first) = gradients.first() else { return Ok(sums) };

@@ -1,6 +1,6 @@
 //! Launches of the token embedding.
 
-use super::{Argument, Launch, Storage, blocks, int};
+use super::launch::{Argument, Launch, Storage, blocks, int};
 use candle_core::Result;
 
 /// Rows of a piece of an id's sum.

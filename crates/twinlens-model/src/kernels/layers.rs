@@ -1,6 +1,6 @@
 //! Launches of layer norm, activation and attention.
 
-use super::{Argument, Launch, RowGroups, Storage, THREADS, WARPS, blocks, int};
+use super::launch::{Argument, Launch, RowGroups, Storage, THREADS, WARPS, blocks, int};
 use candle_core::{Result, bail};
 
 const FLOAT: u32 = 4;
@@ -106,10 +106,10 @@ impl<B: Copy> AddNormBackward<B> {
 }
 
 /// The activation as the kernels number it.
-fn kind(activation: crate::Activation) -> i32 {
+fn kind(activation: crate::ops::activation::Activation) -> i32 {
     match activation {
-        crate::Activation::Gelu => 0,
-        crate::Activation::QuickGelu => 1,
+        crate::ops::activation::Activation::Gelu => 0,
+        crate::ops::activation::Activation::QuickGelu => 1,
     }
 }
 
@@ -125,7 +125,7 @@ pub struct BiasActivation<B> {
     /// Rows and width.
     pub shape: (usize, usize),
     /// The function.
-    pub activation: crate::Activation,
+    pub activation: crate::ops::activation::Activation,
 }
 
 impl<B: Copy> BiasActivation<B> {
@@ -169,7 +169,7 @@ pub struct BiasActivationBackward<B> {
     /// Rows and width.
     pub shape: (usize, usize),
     /// The function.
-    pub activation: crate::Activation,
+    pub activation: crate::ops::activation::Activation,
 }
 
 impl<B: Copy> BiasActivationBackward<B> {

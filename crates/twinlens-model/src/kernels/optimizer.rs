@@ -1,7 +1,7 @@
 //! Launches of the optimiser over all variables at once.
 
-use super::{Argument, Launch, THREADS, blocks, int};
-use candle_core::Result;
+use super::launch::{Argument, Launch, THREADS, blocks, int};
+use candle_core::{Result, Tensor};
 
 /// Numbers of a variable that one block takes, as in `kernels/adamw.cu`.
 const CHUNK: usize = 4096;
@@ -135,4 +135,19 @@ impl<B: Copy> SumOfSquares<B> {
             ],
         })
     }
+}
+
+/// A step of AdamW over variables on a GPU (f32, contiguous), all of which it changes in place.
+#[derive(Clone, Debug, Default)]
+pub struct AdamWStep {
+    /// The variables.
+    pub weights: Vec<Tensor>,
+    /// Their gradients.
+    pub gradients: Vec<Tensor>,
+    /// First moments.
+    pub m: Vec<Tensor>,
+    /// Second moments.
+    pub v: Vec<Tensor>,
+    /// Learning rate and decay of each.
+    pub rates: Vec<(f64, f64)>,
 }

@@ -1,6 +1,6 @@
 //! Launches that turn pixels as bytes into the input of an image tower.
 
-use super::{Argument, Launch, Storage, THREADS, blocks, int};
+use super::launch::{Argument, Launch, Storage, THREADS, blocks, int};
 use candle_core::{Result, bail};
 use twinlens_image::Filter;
 

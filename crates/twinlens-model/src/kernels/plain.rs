@@ -4,8 +4,10 @@
 //! PyTorch's autocast. Nothing here builds a graph: the gradients are formulas, which
 //! tests hold to those of candle's graph.
 
-use super::{AdamWFactors, AttentionSizes, ImageBatch};
-use crate::Activation;
+use super::layers::AttentionSizes;
+use super::optimizer::AdamWFactors;
+use super::pixels::ImageBatch;
+use crate::ops::activation::Activation;
 use crate::ops::norm::EPS;
 use crate::ops::reference::{like, widened};
 use candle_core::{D, DType, Device, Error, Result, Tensor};

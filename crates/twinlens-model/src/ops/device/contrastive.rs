@@ -1,6 +1,6 @@
 //! The contrastive loss (see [`crate::ops::contrastive`]) with its gradients in closed form.
 
-use super::{Computed, DeviceOptions};
+use super::computed::{Computed, DeviceOptions};
 use candle_core::{Result, Tensor, bail};
 
 /// Numbers of logits that are held at a time.

@@ -1,6 +1,6 @@
 //! Layer norm and the token embedding.
 
-use super::{Computed, DeviceOptions, is_tracked};
+use super::computed::{Computed, DeviceOptions, is_tracked};
 use crate::kernels::plain::Norm;
 use candle_core::{DType, Result, Tensor, bail};
 

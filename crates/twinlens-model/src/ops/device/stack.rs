@@ -5,7 +5,7 @@
 //! and activation, and attention with the bias of its queries, keys and values. In half precision
 //! the gradients of weights are those of matrix products in half precision, widened to f32.
 
-use super::{Computed, DeviceOptions, is_tracked};
+use super::computed::{Computed, DeviceOptions, is_tracked};
 use crate::kernels::AttentionSizes;
 use crate::kernels::plain::{Attended, Norm, Normed};
 use crate::ops::block::BlockShape;

@@ -2,11 +2,12 @@
 //! gradients of the reference implementation.
 
 use super::*;
-use crate::Activation;
+use crate::kernels::Kernels;
 use crate::objectives::kind::Family;
+use crate::ops::activation::Activation;
 use crate::ops::block::{BlockShape, PARAMETERS};
 use crate::ops::reference::{self, Tensors};
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 const WIDTH: usize = 24;
 const OPTIONS: DeviceOptions = DeviceOptions { kernels: Kernels::Plain, recompute: false };
@@ -113,7 +114,7 @@ fn the_contrastive_loss_matches_the_reference() {
     let (image, text) = (unit(1), unit(2));
     let scale = Var::new(1.5f64, &Device::Cpu).unwrap();
     let tensors: Tensors = [("logit_scale".to_owned(), scale.as_tensor().clone())].into();
-    let Family::Pairs(objective) = crate::Objective::CONTRASTIVE.kind().family() else {
+    let Family::Pairs(objective) = crate::objectives::Objective::CONTRASTIVE.kind().family() else {
         panic!("the contrastive objective compares pairs")
     };
     let want = objective.reference_loss(&image, &text, &tensors).unwrap();
