@@ -209,7 +209,7 @@ fn run_directories_are_no_data() {
     assert!(!pipeline.contains("parquet"), "{pipeline}");
     let refused = stderr(&at(&["init", "runs/own", "-o", "other.toml"]));
     assert!(refused.contains("runs/own is a run directory"), "{refused}");
-    // What is no run, but holds some.
+    // Directories that are not runs but contain them.
     for command in ["status", "prune", "report", "watch"] {
         for (dir, run) in [(".", "./runs/own"), ("runs", "runs/own")] {
             let output = at(&[command, dir]);

@@ -251,8 +251,8 @@ fn stamp_with_limit(location: &Location, max_stat_files: u64) -> Result<String, 
     Ok(format!("{files} files, {}", hex::encode(&hash.finalize()[..16])))
 }
 
-/// Whether a folder is a run directory, or has nothing but such in it: what a run of a pipeline
-/// makes in the folder that it reads is no change of that folder.
+/// Whether a folder is a run directory, or contains nothing else: what a run of a pipeline makes in
+/// the folder that it reads does not count as a change of that folder.
 fn holds_only_runs(folder: &Path) -> Result<bool, RunError> {
     if is_run_directory(folder) {
         return Ok(true);

@@ -29,7 +29,7 @@ macro_rules! sources {
         fn ptx(source: &str) -> Result<&'static str> {
             Ok(match source {
                 $($name => include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx")),)*
-                other => bail!("there is no kernel source {other}"),
+                other => bail!("unknown kernel source `{other}`"),
             })
         }
     };

@@ -75,7 +75,7 @@ pub struct Launch<B> {
     pub arguments: Vec<Argument<B>>,
 }
 
-/// How many launches sum over rows: each block takes a group of them, and [`super::ColumnSums`] adds the
+/// How launches sum over rows: each block takes a group of them, and [`super::ColumnSums`] adds the
 /// groups' sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowGroups {
