@@ -155,7 +155,7 @@ impl Clip {
     fn tensor_pairs<'a>(&self, own: Block<'a>, others: Block<'a>, n: usize) -> TensorPairs<'a> {
         let [own, others] =
             [own, others].map(|Block { image, text, first }| TensorBlock { image, text, first });
-        TensorPairs { own, others, n, scale: self.logit_scale().exp() }
+        TensorPairs { own, others, n, scale: self.logit_scale().exp(), kernels: self.kernels() }
     }
 
     fn check_blocks(&self, own: Block<'_>, others: Block<'_>, n: usize) -> Result<()> {

@@ -1,7 +1,8 @@
 //! The losses of [`super::pairs`] in candle's operations, for features that are on a GPU: comparing
 //! them there takes a hundredth of the time that the CPU needs.
 
-use candle_core::{D, Result, Tensor};
+use crate::kernels::Kernels;
+use candle_core::{Result, Tensor};
 use std::ops::Range;
 
 /// Logits that are held at a time.
@@ -25,6 +26,7 @@ pub(crate) struct TensorPairs<'a> {
     pub n: usize,
     /// The factor on the similarities.
     pub scale: f32,
+    pub kernels: Kernels,
 }
 
 /// As [`super::pairs::Shares`].
@@ -73,7 +75,8 @@ impl TensorPairs<'_> {
     /// As [`super::pairs::Pairs::log_sums`].
     pub(crate) fn log_sums(&self) -> Result<[Vec<f32>; 2]> {
         let sums = |(own, to): (&Tensor, &Tensor)| {
-            let pieces = self.pieces(own, to, |_, logits| logits.log_sum_exp(D::Minus1)?.to_vec1::<f32>())?;
+            let pieces =
+                self.pieces(own, to, |_, logits| self.kernels.row_log_sums(&logits)?.to_vec1::<f32>())?;
             Ok::<_, candle_core::Error>(pieces.concat())
         };
         let [image, text] = self.sides();
@@ -82,30 +85,20 @@ impl TensorPairs<'_> {
 
     /// As [`super::pairs::Pairs::contrastive`]; the other rows are the whole batch.
     pub(crate) fn contrastive(&self, images: &[f32], texts: &[f32]) -> Result<TensorShares> {
-        let half = 0.5 / self.n as f64;
         let side = |(own, to): (&Tensor, &Tensor), own_sums: &[f32], other_sums: &[f32]| {
-            let (rows, first, device) = (own.dim(0)?, self.own.first, own.device());
-            let own_sums = Tensor::from_slice(&own_sums[first..first + rows], (rows, 1), device)?;
-            let other_sums = Tensor::from_slice(other_sums, (1, self.n), device)?;
-            let mut scale = 0.0;
+            let sums = |sums: &[f32]| Tensor::from_slice(sums, self.n, own.device());
+            let (own_sums, other_sums, mut shares) = (sums(own_sums)?, sums(other_sums)?, Vec::new());
             let features = self.pieces(own, to, |rows, logits| {
-                let by_own = logits.broadcast_sub(&own_sums.narrow(0, rows.start, rows.len())?)?.exp()?;
-                let gradient = ((by_own + logits.broadcast_sub(&other_sums)?.exp()?)? * half)?;
-                scale += sum(&(&gradient * &logits)?)?;
+                let first = self.own.first + rows.start;
+                let (gradient, of_rows) =
+                    self.kernels.contrastive_gradient(&logits, &own_sums, &other_sums, first)?;
+                shares.push(of_rows);
                 gradient.matmul(to)
             })?;
-            // Each row's own pair, which the gradient above counts as any other.
-            let pairs = to.narrow(0, first, rows)?;
-            let own_logits = ((own * &pairs)?.sum(D::Minus1)? * f64::from(self.scale))?;
-            let features = ((Tensor::cat(&features, 0)? - (pairs * (2.0 * half))?)? * f64::from(self.scale))?;
-            let logits = sum(&own_logits)?;
-            let loss = half * (sum(&own_sums)? - logits);
-            Ok::<_, candle_core::Error>(Side {
-                features,
-                loss,
-                scale: scale - 2.0 * half * logits,
-                bias: 0.0,
-            })
+            let features = (Tensor::cat(&features, 0)? * f64::from(self.scale))?;
+            let shares = Tensor::cat(&shares, 0)?;
+            let [loss, scale] = [sum(&shares.narrow(1, 0, 1)?)?, sum(&shares.narrow(1, 1, 1)?)?];
+            Ok::<_, candle_core::Error>(Side { features, loss, scale, bias: 0.0 })
         };
         let [image, text] = self.sides();
         let (image, text) = (side(image, images, texts)?, side(text, texts, images)?);
@@ -218,6 +211,7 @@ mod tests {
                 others: TensorBlock { image: &tensors[2], text: &tensors[3], first: others.start },
                 n: N,
                 scale: 14.0,
+                kernels: Kernels::Plain,
             };
             let mut both = vec![(pairs.sigmoid(-9.5), on_device.sigmoid(-9.5).unwrap())];
             if others == (0..N) {
