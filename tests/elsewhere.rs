@@ -18,12 +18,13 @@ use twinlens::pipeline::run::elsewhere::{Elsewhere, UnitWork};
 use twinlens::pipeline::run::events::Silent;
 use twinlens::pipeline::run::rebuild::Builder;
 use twinlens::pipeline::run::recipe::UnitRecipe;
+use twinlens::pipeline::run::retry;
 use twinlens::pipeline::run::splits::{SplitDone, SplitTask};
 use twinlens::pipeline::run::{self, Settings, session};
 use twinlens::pipeline::{Clock, Registry, RunError};
 
 use crate::support::Place;
-use crate::support::shared::{PAIRS, all_files, write_pairs};
+use crate::support::shared::{PAIRS, all_files, url, write_pairs};
 
 /// Processes elsewhere that are tasks of this one. All that they know of a unit is text.
 struct Loopback {
@@ -118,6 +119,7 @@ async fn splits_made_elsewhere_are_those_of_a_local_run() {
     let (pipeline, settings) = open(&place, &registry, "local");
     let cancel = CancellationToken::new;
     run::run(&pipeline, &registry, &settings, Arc::new(Silent), cancel()).await.unwrap();
+    let local = settings;
 
     let (pipeline, settings) = open(&place, &registry, "shared");
     let elsewhere = |env| {
@@ -140,7 +142,24 @@ async fn splits_made_elsewhere_are_those_of_a_local_run() {
         let error = run::run(&pipeline, &registry, &elsewhere(env), Arc::new(Silent), cancel()).await;
         assert_eq!(error.unwrap_err().to_string(), expected);
     }
-    run::run(&pipeline, &registry, &elsewhere(environment()), Arc::new(Silent), cancel()).await.unwrap();
+    let shared = elsewhere(environment());
+    run::run(&pipeline, &registry, &shared, Arc::new(Silent), cancel()).await.unwrap();
+    assert_same(&place);
+
+    let attempts = || place.ask(&url(&place, "shared"), "select distinct attempts from matched.rejects");
+    assert_eq!(attempts(), ["1"]);
+    for settings in [&local, &shared] {
+        let what = ("matched", "reject_code = 'no_query'");
+        let retried = retry::retry(&pipeline, &registry, settings, Arc::new(Silent), cancel(), what);
+        let retried = retried.await.unwrap();
+        assert!(retried.picked > 0 && retried.before == retried.after, "{retried:?}");
+    }
+    assert_same(&place);
+    assert_eq!(attempts(), ["2"]);
+}
+
+#[track_caller]
+fn assert_same(place: &Place) {
     let (expected, found) = (all_files(&place.path("local")), all_files(&place.path("shared")));
     assert!(expected.len() > 30, "{:?}", expected.keys());
     assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());

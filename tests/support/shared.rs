@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Place;
 
-/// A source in many splits with a fused filter, a stage over all rows, row stages after it, and a
+/// A source in many splits with a fused filter, stages that look at all rows, row stages, and a
 /// query.
 pub(crate) const PAIRS: &str = r#"
 name = "shared"
@@ -36,6 +36,17 @@ kind = "select"
 input = "unique"
 columns = { uid = "uid", caption = "lower(caption)" }
 
+[stages.matched]
+kind = "match"
+input = "unique"
+queries = "queries.txt"
+
+[stages.balanced]
+kind = "balance"
+input = "matched"
+cap = 40
+queries = "queries.txt"
+
 [stages.counts]
 kind = "sql"
 query = "select count(*) as rows, sum(char_length(caption)) as letters from lower"
@@ -54,6 +65,7 @@ pub(crate) fn write_pairs(place: &Place, rows: usize) {
         }
     }
     place.write("pairs.csv", &text);
+    place.write("queries.txt", "red bicycle\nbicycle\nnumber 7\n");
 }
 
 /// All files of a run in a `file://` store, by name: shards, and the lines of each manifest,

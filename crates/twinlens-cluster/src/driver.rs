@@ -164,7 +164,7 @@ struct Unit<'a> {
 
 impl<'a> Unit<'a> {
     fn new(run: &'a ClusterRun, recipe: &UnitRecipe, progress: Progress) -> Result<Self, RunError> {
-        let dataset = run.connection.dir.join(recipe.dataset());
+        let dataset = run.connection.dir.join(recipe.folder());
         let records = SplitRecords::new(&dataset, &recipe.fingerprint);
         let recipe = serde_json::value::to_raw_value(recipe);
         let recipe = recipe.map_err(|error| RunError::Internal(error.to_string()))?;

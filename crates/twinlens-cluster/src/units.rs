@@ -147,7 +147,7 @@ impl Units {
             let builder = Builder { registry, settings: &settings, env, runtime, observer, learn: *learn };
             // A split is stopped by dropping it.
             let prepared = builder.prepare(&recipe, &CancellationToken::new()).await?;
-            Ok((recipe.dataset().to_string(), prepared))
+            Ok((recipe.stage().to_string(), prepared))
         };
         unit.get_or_try_init(|| build).await?;
         Ok(unit)

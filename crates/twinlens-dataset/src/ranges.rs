@@ -1,4 +1,4 @@
-//! Rows of a table by their position: ranges for splits, and the split of each row.
+//! Rows of a table by their position: ranges for splits, and the split or position of each row.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,21 +36,45 @@ impl Dataset {
         end: u64,
     ) -> Result<DataFrame, DatasetError> {
         let schema = self.schema(table)?;
-        let mut partitions: Vec<Arc<dyn PartitionStream>> = Vec::new();
-        let mut first = 0;
+        let ranges = self.shard_ranges(table, &schema, start..end).into_iter();
+        let partitions = ranges.map(|(_, range)| Arc::new(range) as Arc<dyn PartitionStream>);
+        stream(session, schema, partitions.collect())
+    }
+
+    /// Some columns of rows `start..end` of a table as a plan: the column `label` has the position
+    /// of each row, counted over all shards in order from 0.
+    pub fn numbered_range(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        (start, end): (u64, u64),
+        (columns, label): (Option<&[&str]>, &str),
+    ) -> Result<DataFrame, DatasetError> {
+        let (kept, schema) = labelled(&self.schema(table)?, columns, label);
+        let ranges = self.shard_ranges(table, &kept, start..end);
+        // A few partitions, so that few of very many shards are open at a time.
+        let size = ranges.len().div_ceil(session.copied_config().target_partitions().max(1)).max(1);
+        let partition = |shards: &[(u64, ShardRange)]| {
+            let shards = shards.iter().map(|(first, range)| (Label::From(*first), range.clone()));
+            Arc::new(LabelledShards { schema: schema.clone(), shards: shards.collect() })
+                as Arc<dyn PartitionStream>
+        };
+        stream(session, schema.clone(), ranges.chunks(size).map(partition).collect())
+    }
+
+    /// The parts of shards that make up a range of rows, and the position of their first rows.
+    fn shard_ranges(&self, table: &str, schema: &SchemaRef, rows: Range<u64>) -> Vec<(u64, ShardRange)> {
+        let (mut ranges, mut first) = (Vec::new(), 0);
         for shard in self.shards(table) {
-            let (from, to) = (start.max(first), end.min(first + shard.rows));
+            let (from, to) = (rows.start.max(first), rows.end.min(first + shard.rows));
             if from < to {
-                partitions.push(Arc::new(ShardRange {
-                    shard: self.file(shard),
-                    bytes: shard.bytes,
-                    schema: schema.clone(),
-                    rows: (from - first) as usize..(to - first) as usize,
-                }));
+                let rows = (from - first) as usize..(to - first) as usize;
+                let (bytes, schema) = (shard.bytes, schema.clone());
+                ranges.push((from, ShardRange { shard: self.file(shard), bytes, schema, rows }));
             }
             first += shard.rows;
         }
-        stream(session, schema, partitions)
+        ranges
     }
 
     /// Some columns of the rows of some splits of a table, as one plan: the column `label` has the
@@ -62,13 +86,7 @@ impl Dataset {
         columns: Option<&[&str]>,
         (label, splits): (&str, &[u64]),
     ) -> Result<DataFrame, DatasetError> {
-        let all = self.schema(table)?;
-        let wanted = |field: &&Arc<Field>| columns.is_none_or(|names| names.contains(&field.name().as_str()));
-        let kept: SchemaRef =
-            Arc::new(Schema::new(all.fields().iter().filter(wanted).cloned().collect::<Vec<_>>()));
-        let mut fields: Vec<_> = kept.fields().iter().cloned().collect();
-        fields.push(Arc::new(Field::new(label, DataType::UInt64, false)));
-        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let (kept, schema) = labelled(&self.schema(table)?, columns, label);
         let mut shards = Vec::new();
         for &split in splits {
             let files = self.state().commits.get(&split).into_iter().flat_map(|commit| &commit.files);
@@ -79,13 +97,22 @@ impl Dataset {
                     schema: kept.clone(),
                     rows: 0..file.rows as usize,
                 };
-                (split, range)
+                (Label::Split(split), range)
             }));
         }
         // One partition, so that few of very many shards are open at a time.
         let labelled = LabelledShards { schema: schema.clone(), shards: shards.into() };
         stream(session, schema, vec![Arc::new(labelled)])
     }
+}
+
+/// Some columns of a table, and these with a column of numbers beside them.
+fn labelled(all: &SchemaRef, columns: Option<&[&str]>, label: &str) -> (SchemaRef, SchemaRef) {
+    let wanted = |field: &&Arc<Field>| columns.is_none_or(|names| names.contains(&field.name().as_str()));
+    let kept: Vec<_> = all.fields().iter().filter(wanted).cloned().collect();
+    let number = Arc::new(Field::new(label, DataType::UInt64, false));
+    let with_label: Vec<_> = kept.iter().cloned().chain([number]).collect();
+    (Arc::new(Schema::new(kept)), Arc::new(Schema::new(with_label)))
 }
 
 fn stream(
@@ -155,11 +182,34 @@ impl PartitionStream for ShardRange {
     }
 }
 
-/// Shards one after another, each with the number of its split.
+/// What the column of numbers has for the rows of a shard.
+#[derive(Debug, Clone, Copy)]
+enum Label {
+    /// The number of its split.
+    Split(u64),
+    /// Positions from this one on.
+    From(u64),
+}
+
+impl Label {
+    /// The numbers of the next rows.
+    fn next(&mut self, rows: usize) -> UInt64Array {
+        match self {
+            Self::Split(split) => UInt64Array::from(vec![*split; rows]),
+            Self::From(first) => {
+                let start = *first;
+                *first += rows as u64;
+                (start..*first).collect::<Vec<_>>().into()
+            }
+        }
+    }
+}
+
+/// Shards one after another, each with numbers beside its rows.
 #[derive(Debug)]
 struct LabelledShards {
     schema: SchemaRef,
-    shards: Arc<[(u64, ShardRange)]>,
+    shards: Arc<[(Label, ShardRange)]>,
 }
 
 impl PartitionStream for LabelledShards {
@@ -171,11 +221,11 @@ impl PartitionStream for LabelledShards {
         let (schema, shards) = (self.schema.clone(), self.shards.clone());
         let batch_rows = cx.session_config().batch_size();
         let rows = futures::stream::iter(0..shards.len()).flat_map(move |at| {
-            let ((split, shard), schema) = (shards[at].clone(), schema.clone());
+            let ((mut label, shard), schema) = (shards[at].clone(), schema.clone());
             shard.read(batch_rows).map(move |batch| {
                 let batch = batch?;
                 let mut columns = batch.columns().to_vec();
-                columns.push(Arc::new(UInt64Array::from(vec![split; batch.num_rows()])));
+                columns.push(Arc::new(label.next(batch.num_rows())));
                 Ok(RecordBatch::try_new(schema.clone(), columns)?)
             })
         });

@@ -6,6 +6,7 @@
 //! so. The record is a line like those of the manifest, with its checksum. When the dataset is
 //! complete, its records are deleted.
 
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 use crate::error::DatasetError;
@@ -20,6 +21,14 @@ const FOLDER: &str = "commits";
 pub(crate) fn is_record(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     matches!(parts[..], [FOLDER, _, file] if file.ends_with(".json"))
+}
+
+/// The fingerprint by which the splits of a retry are recorded: 0 is no retry.
+pub fn fingerprint_of_retry(fingerprint: &str, retry: u64) -> String {
+    match retry {
+        0 => fingerprint.into(),
+        retry => hex::encode(Sha256::digest(format!("{fingerprint}/retry/{retry}"))),
+    }
 }
 
 /// The records of one dataset.

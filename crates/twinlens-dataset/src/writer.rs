@@ -14,7 +14,7 @@ use crate::error::DatasetError;
 use crate::manifest::{self, Manifest};
 use crate::protocol::{Begin, Commit, Entry, FileEntry, Recovery, State, WORK};
 use crate::shard::{ShardLimits, ShardNames, TableWriter, is_shard};
-use crate::split_records::{self, SplitRecords};
+use crate::split_records::{self, SplitRecords, fingerprint_of_retry};
 use crate::storage::{Held, Location, UNFINISHED, local, unfinished};
 
 /// A dataset open for writing. The lock of the run directory ensures a single writer.
@@ -170,11 +170,16 @@ impl DatasetWriter {
         self.manifest.append_all(splits.into_iter().map(entry))
     }
 
+    /// The number of the retry that this writer is open for; 0 while splits are added.
+    pub fn retry(&self) -> u64 {
+        self.names.retry
+    }
+
     /// Where processes that make splits say so before the manifest has them; `None` where this
     /// process makes them all.
     pub fn records(&self) -> Option<SplitRecords> {
-        let fingerprint = &self.state().begin.fingerprint;
-        self.is_shared().then(|| SplitRecords::new(&self.dir, fingerprint))
+        let fingerprint = fingerprint_of_retry(&self.state().begin.fingerprint, self.names.retry);
+        self.is_shared().then(|| SplitRecords::new(&self.dir, &fingerprint))
     }
 
     /// Records that every split is committed.
@@ -200,9 +205,10 @@ pub struct SplitStarter {
 }
 
 impl SplitStarter {
-    /// Starts splits of a dataset in an object store of which another process writes the manifest.
-    pub fn elsewhere(dir: &Location, tables: BTreeMap<String, SchemaRef>) -> Self {
-        let names = ShardNames { retry: 0, has_hash: true };
+    /// Starts splits of a dataset in an object store of which another process writes the manifest;
+    /// of a retry, if its number is not 0.
+    pub fn elsewhere(dir: &Location, tables: BTreeMap<String, SchemaRef>, retry: u64) -> Self {
+        let names = ShardNames { retry, has_hash: true };
         let (dir, folder) = (dir.clone(), Held::default());
         Self { dir, folder, tables, limits: ShardLimits::default(), names }
     }

@@ -521,7 +521,7 @@ impl<'a> Ports<'a> {
             let broken = match &work {
                 None => Some("makes no work and reports no fault"),
                 Some(_) if !has_output => Some("declares no output"),
-                Some(Work::Rows(_) | Work::Whole(_)) if plan.rows.is_none() => {
+                Some(Work::Rows(_) | Work::Passes(_) | Work::Whole(_)) if plan.rows.is_none() => {
                     Some("declares no input whose rows it transforms")
                 }
                 Some(_) if known.is_some_and(declared) => Some("declares other inputs once it knows schemas"),

@@ -6,10 +6,11 @@
 //! called twice: first without any schema, to learn what the stage reads, then in the order of the
 //! graph with the schemas of its inputs.
 //!
-//! There are five sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
-//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Whole`] (each row
-//! becomes a row or a reject, but all of them are needed at once), [`Query`] (tables computed from
-//! tables) and [`Job`] (everything else: a crawl, a training, an evaluation; it commits by itself).
+//! There are six sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
+//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Passes`] (each row
+//! becomes a row or a reject, but only after all were looked at), [`Whole`] (the same, where all
+//! rows are needed in one place), [`Query`] (tables computed from tables) and [`Job`] (everything
+//! else: a crawl, a training, an evaluation; it commits by itself).
 
 use datafusion::prelude::SessionContext;
 use schemars::JsonSchema;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Fault;
 use crate::located::Input;
+pub use crate::passes::Passes;
 use crate::ports::{KnownInput, Plan, Ports};
 pub use crate::product::Product;
 pub use crate::run::output::Output;

@@ -1,4 +1,4 @@
-//! What a stage does when it runs: one of five sorts of [`Work`].
+//! What a stage does when it runs: one of six sorts of [`Work`].
 
 use std::fmt::{self, Debug, Display, Formatter};
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::columns::ColumnType;
 use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
+use crate::passes::Passes;
 use crate::rejects;
 use crate::run::output::Output;
 
@@ -65,6 +66,8 @@ pub enum Work {
     Rows(Box<dyn Rows>),
     /// Rows out of files, in splits; the head of a fused plan.
     Source(ErasedSource),
+    /// Passes over all rows of its input.
+    Passes(Box<dyn Passes>),
     /// One plan over all rows of its input.
     Whole(Box<dyn Whole>),
     /// One plan over whole tables.
@@ -82,6 +85,11 @@ impl Work {
     /// A source.
     pub fn source(source: impl Source + 'static) -> Self {
         Work::Source(ErasedSource(Box::new(Erased(source))))
+    }
+
+    /// A stage that looks at all rows of its input before it decides.
+    pub fn passes(passes: impl Passes + 'static) -> Self {
+        Work::Passes(Box::new(passes))
     }
 
     /// A stage over all rows of its input.
@@ -105,6 +113,7 @@ impl Debug for Work {
         f.write_str(match self {
             Work::Rows(_) => "Rows",
             Work::Source(_) => "Source",
+            Work::Passes(_) => "Passes",
             Work::Whole(_) => "Whole",
             Work::Query(_) => "Query",
             Work::Job(_) => "Job",
@@ -145,8 +154,8 @@ pub trait Source: Send + Sync {
     async fn read(&self, cx: &RunContext, split: &Self::Split) -> Result<DataFrame, RunError>;
 }
 
-/// A stage that needs all rows of its input at once. Each of them becomes a row or a reject, as in
-/// [`Rows`].
+/// A stage that needs all rows of its input in one place. Each of them becomes a row or a reject, as
+/// in [`Rows`].
 #[async_trait]
 pub trait Whole: Send + Sync {
     /// The tables. `input` is that of [`crate::Ports::rows`]; the main table has the reserved

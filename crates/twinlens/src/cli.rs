@@ -273,6 +273,8 @@ pub(crate) struct RetryArgs {
     #[command(flatten)]
     pub set: SetArgs,
     #[command(flatten)]
+    pub sharing: SharingArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 

@@ -12,6 +12,7 @@ use crate::{config, run};
 pub(crate) fn execute(args: &RetryArgs, registry: &Registry) -> Result<(), Failure> {
     let pipeline = config::open(&args.pipeline, registry, &args.set.values)?;
     let settings = run::settings(&args.engine, args.dir.as_deref(), &pipeline)?;
+    let settings = run::shared(settings, &args.sharing, &pipeline)?;
     let selection = (args.stage.as_str(), args.predicate.as_str());
     let done = run::run_watched(&pipeline, &settings, &args.engine, async |settings, watcher, cancel| {
         Ok(retry(&pipeline, registry, settings, watcher, cancel, selection).await?)

@@ -63,16 +63,31 @@ pub(crate) fn execute(args: &RunArgs, registry: &Registry) -> Result<(), Failure
 }
 
 /// The settings of a run that shares its splits with other processes, if it does.
-fn shared(settings: Settings, args: &SharingArgs, pipeline: &Pipeline) -> Result<Settings, Failure> {
-    let on = || args.on.clone().or_else(env::scheduler).or_else(|| pipeline.cluster.on.clone());
+pub(crate) fn shared(
+    settings: Settings,
+    args: &SharingArgs,
+    pipeline: &Pipeline,
+) -> Result<Settings, Failure> {
     if !args.workers && !args.workers_only {
-        let Some(address) = on() else { return Ok(settings) };
-        work::check_shared(&settings.dir, "executors")?;
-        return cluster::connect(settings, &address, args.patience);
+        return connected(settings, args.on.clone(), args.patience, pipeline);
     }
     work::check_shared(&settings.dir, "workers")?;
     let sharing = Sharing { lease: args.lease, makes_splits: !args.workers_only, ..work::sharing(&settings) };
     Ok(Settings { elsewhere: Some(Arc::new(SharedRun::new(sharing))), ..settings })
+}
+
+/// The settings of a run whose splits the executors of a scheduler make, if one is named: by `on`,
+/// by the environment or by the pipeline.
+pub(crate) fn connected(
+    settings: Settings,
+    on: Option<String>,
+    patience: Duration,
+    pipeline: &Pipeline,
+) -> Result<Settings, Failure> {
+    let on = on.or_else(env::scheduler).or_else(|| pipeline.cluster.on.clone());
+    let Some(address) = on else { return Ok(settings) };
+    work::check_shared(&settings.dir, "executors")?;
+    cluster::connect(settings, &address, patience)
 }
 
 /// The result of supervised work.

@@ -4,7 +4,7 @@
 //! of the range. One pass over the matches counts the hashes below a window around that point and
 //! keeps those inside it, about 16 sqrt(cap) of them. If the bound is outside the window (eight
 //! standard deviations away, or repeated uids), another pass searches the side where it must be.
-//! Results of partitions merge in any order and equal those of sorting.
+//! Results of partitions and of splits merge in any order and equal those of sorting.
 
 use datafusion::common::HashMap;
 
@@ -15,9 +15,9 @@ const DEVIATIONS: f64 = 8.0;
 
 /// The range that is searched for a bound, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Window {
-    low: u64,
-    high: u64,
+pub(crate) struct Window {
+    pub low: u64,
+    pub high: u64,
 }
 
 impl Window {
@@ -147,6 +147,41 @@ impl WindowCounts {
 }
 
 impl Round {
+    /// A pass that searches these windows.
+    #[must_use]
+    pub(crate) fn searching(cap: u64, windows: impl IntoIterator<Item = (i32, Window)>) -> Self {
+        let unseen = |window| WindowCounts { window, below: 0, within: Vec::new() };
+        Self { cap, queries: windows.into_iter().map(|(query, window)| (query, unseen(window))).collect() }
+    }
+
+    /// The windows that it searches, by query.
+    #[must_use]
+    pub(crate) fn windows(&self) -> Vec<(i32, Window)> {
+        let mut windows: Vec<_> = self.queries.iter().map(|(query, seen)| (*query, seen.window)).collect();
+        windows.sort_unstable_by_key(|(query, _)| *query);
+        windows
+    }
+
+    /// What was seen of each query, by query: how many hashes below its window, and those within.
+    #[must_use]
+    pub(crate) fn into_seen(self) -> Vec<(i32, u64, Vec<u64>)> {
+        let seen = self.queries.into_iter().filter(|(_, seen)| seen.below > 0 || !seen.within.is_empty());
+        let mut seen: Vec<_> = seen.map(|(query, seen)| (query, seen.below, seen.within)).collect();
+        seen.sort_unstable_by_key(|(query, ..)| *query);
+        // In an order that does not depend on that of the pairs.
+        seen.iter_mut().for_each(|(.., within)| within.sort_unstable());
+        seen
+    }
+
+    /// Adds what another process saw of a query.
+    pub(crate) fn add_seen(&mut self, query: i32, below: u64, within: &[u64]) {
+        if let Some(seen) = self.queries.get_mut(&query) {
+            seen.below += below;
+            seen.within.extend(within);
+            seen.prune(self.cap);
+        }
+    }
+
     /// Adds a pair, by its [`super::hash::pair_hash`], and the distinct queries that it matches.
     pub(crate) fn add(&mut self, pair: u64, queries: &[i32]) {
         for query in queries {
@@ -196,10 +231,16 @@ mod tests {
         let (mut bounds, mut rounds) = (Bounds::new(cap, &counts), 0);
         while let Some(empty) = bounds.next_round(budget) {
             let mut whole = empty.clone();
-            for part in pairs.chunks(pairs.len().div_ceil(parts)) {
-                let mut round = empty.clone();
+            for (place, part) in pairs.chunks(pairs.len().div_ceil(parts)).enumerate() {
+                let mut round = Round::searching(cap, empty.windows());
                 part.iter().for_each(|(pair, queries)| round.add(*pair, queries));
-                whole.merge(round);
+                // As from another partition, or another process.
+                if place % 2 == 0 {
+                    whole.merge(round);
+                } else {
+                    let seen = round.into_seen();
+                    seen.iter().for_each(|(query, below, within)| whole.add_seen(*query, *below, within));
+                }
             }
             bounds.settle(whole);
             rounds += 1;

@@ -21,7 +21,7 @@ mod bounds;
 mod curve;
 mod hash;
 
-pub(crate) use bounds::{Bounds, Round};
+pub(crate) use bounds::{Bounds, Round, Window};
 pub(crate) use curve::{CurvePoint, QueryCounts, curve};
 pub(crate) use hash::{match_hash, pair_hash};
 
@@ -48,11 +48,11 @@ impl Limit {
 
 /// The share of its matches that one query contributes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Share {
+pub(crate) struct Share {
     /// Exclusive upper bound of contributing hashes; `None` if every match contributes.
-    bound: Option<u64>,
+    pub bound: Option<u64>,
     /// The probability that a match contributes.
-    probability: f64,
+    pub probability: f64,
 }
 
 /// Decides each pair independently, once the matches are counted.
@@ -93,6 +93,20 @@ impl Balancer {
         };
         let shares = counts.iter().map(|(query, &matched)| (*query, share(query, matched))).collect();
         Self { seed, shares }
+    }
+
+    /// A balancer of these shares.
+    #[must_use]
+    pub(crate) fn of_shares(seed: u64, shares: impl IntoIterator<Item = (i32, Share)>) -> Self {
+        Self { seed, shares: shares.into_iter().collect() }
+    }
+
+    /// The shares, by query.
+    #[must_use]
+    pub(crate) fn shares(&self) -> Vec<(i32, Share)> {
+        let mut shares: Vec<_> = self.shares.iter().map(|(query, share)| (*query, *share)).collect();
+        shares.sort_unstable_by_key(|(query, _)| *query);
+        shares
     }
 
     /// The hash of a pair, as the other functions take it.

@@ -1,17 +1,18 @@
 //! `dedup`: keeps one of the rows that are equal in the given columns, or rejects values that occur
 //! too often.
 //!
-//! A window over the columns (a sort, which spills) finds equal rows. For near-equal perceptual
-//! hashes, the distinct hashes are visited in the order of the smallest uid that has each; a hash
-//! is rejected if a hash kept earlier lies within the distance. So every rejected row is near a
-//! kept one, and no two kept ones are near each other.
+//! The process of the run decides, over these columns and `uid` alone: a window over the columns (a
+//! sort, which spills) finds equal rows. For near-equal perceptual hashes, the distinct hashes are
+//! visited in the order of the smallest uid that has each; a hash is rejected if a hash kept earlier
+//! lies within the distance. So every rejected row is near a kept one, and no two kept ones are near
+//! each other. The positions of the rejected rows are what the pass over the rows is told.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray};
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::HashMap;
+use datafusion::arrow::datatypes::{DataType, Int64Type, UInt64Type};
+use datafusion::common::{HashMap, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::functions::expr_fn::concat;
@@ -19,16 +20,17 @@ use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::functions_window::expr_fn::{first_value, row_number};
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{Expr, ExprFunctionExt, cast, ident, lit};
+use datafusion::logical_expr::{Expr, ExprFunctionExt, cast, ident, lit, when};
 use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use twinlens_dataset::contracts::ROW_ORDER;
-use twinlens_pipeline::rejects::{RESERVED, reject_where, with_reserved};
+use twinlens_dataset::{Dataset, MAIN};
+use twinlens_pipeline::rejects::{reject_with, with_reserved};
 use twinlens_pipeline::stage::is_sortable;
 use twinlens_pipeline::{
-    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
-    SortKey, StageKind, Whole, Work,
+    ColumnType, Fault, Input, InputData, Inputs, Located, NextPass, Pass, PassWork, Passes, Ports, Required,
+    RunContext, RunError, SortKey, SplitRows, StageKind, Work,
 };
 
 use super::columns::UID_HINT;
@@ -73,7 +75,7 @@ pub struct Dedup {
 impl StageKind for Dedup {
     type Options = DedupOptions;
     const NAME: &'static str = "dedup";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const EXAMPLE: &'static str = r#"[stages.unique]
 kind = "dedup"
 input = "pages"
@@ -103,7 +105,7 @@ by = ["url", "caption"]
             let other = options.by.len() != 1 || by.is_some_and(|by| by != &DataType::Int64);
             check_distance(distance, options.more_than.as_ref(), other, ports);
         }
-        Some(Work::whole(Dedup {
+        Some(Work::passes(Dedup {
             by: options.by.iter().map(|by| by.value().clone()).collect(),
             more_than: options.more_than.map(|more_than| *more_than.value()),
             distance: options.distance.map(|distance| *distance.value()),
@@ -132,57 +134,50 @@ fn check_distance(
 }
 
 impl Dedup {
-    /// All rows; of those that are equal in `keys`, all but the first are rejected.
-    fn reject_equal(
-        &self,
-        cx: &RunContext,
-        frame: DataFrame,
-        keys: &[Expr],
-        near: Option<Expr>,
-    ) -> Result<DataFrame, RunError> {
-        // Rows with the same uid (a pair that two pages show) are ordered by all other columns, so
-        // that which of them is kept does not depend on the order of reading.
-        let others = frame
-            .schema()
-            .fields()
-            .iter()
-            .filter(|field| field.name() != "uid" && is_sortable(field.data_type()));
-        let order: Vec<_> = ["uid"]
-            .into_iter()
-            .chain(others.map(|f| f.name().as_str()))
-            .map(|name| ident(name).sort(true, true))
-            .collect();
-        let over = |function: Expr| function.partition_by(keys.to_vec()).order_by(order.clone()).build();
-        let mut ranked = frame
-            .window(vec![over(row_number())?.alias(PLACE), over(first_value(ident("uid")))?.alias(KEPT)])?;
-        if let Some(near) = near {
-            ranked = ranked.with_column(NEAR, near)?;
-        }
-        let near = ranked.schema().has_column_with_unqualified_name(NEAR);
-        let mut decided = with_reserved(ranked)?;
-        if near {
-            decided =
-                reject_where(decided, &cx.stage, ident(NEAR).is_not_null(), NEAR_DUPLICATE, ident(NEAR))?;
-        }
-        let duplicate = complete(keys).and(ident(PLACE).gt(lit(1u64)));
-        let detail = concat(vec![lit("duplicate of "), cast(ident(KEPT), DataType::Utf8)]);
-        reject_where(decided, &cx.stage, duplicate, DUPLICATE, detail)
+    /// The position of each row that is rejected, sorted, with code and detail.
+    async fn decide(&self, cx: &RunContext, rows: SplitRows<'_>) -> Result<DataFrame, RunError> {
+        let keys: Vec<Expr> = self.by.iter().map(ident).collect();
+        let columns: Vec<&str> = ["uid"].into_iter().chain(self.by.iter().map(String::as_str)).collect();
+        let frame = rows.numbered(&cx.session, Some(&columns), POSITION)?;
+        let decided = match (&self.more_than, &self.distance, &keys[..]) {
+            (Some(most), ..) => frequent(frame, &keys, *most)?,
+            (None, Some(distance), [key]) => {
+                let near = near_duplicates(cx, &frame, key, *distance).await?;
+                equal(frame, &keys, Some(near))?
+            }
+            _ => equal(frame, &keys, None)?,
+        };
+        let rejected = decided.filter(ident(CODE).is_not_null())?;
+        Ok(rejected
+            .select_columns(&[POSITION, CODE, DETAIL])?
+            .sort(vec![ident(POSITION).sort(true, true)])?)
     }
+}
 
-    /// All rows; those whose `keys` occur in more than `most` rows are rejected.
-    fn reject_frequent(
-        &self,
-        cx: &RunContext,
-        frame: DataFrame,
-        keys: &[Expr],
-        most: u64,
-    ) -> Result<DataFrame, RunError> {
-        let count = Expr::from(WindowFunction::new(count_udaf(), vec![lit(1)]));
-        let counted = frame.window(vec![count.partition_by(keys.to_vec()).build()?.alias(PLACE)])?;
-        let frequent = complete(keys).and(ident(PLACE).gt(lit(i64::try_from(most).unwrap_or(i64::MAX))));
-        let detail = concat(vec![cast(ident(PLACE), DataType::Utf8), lit(" rows have it")]);
-        reject_where(with_reserved(counted)?, &cx.stage, frequent, TOO_FREQUENT, detail)
-    }
+/// Decides about rows that are equal in `keys`: all but the first are rejected.
+fn equal(frame: DataFrame, keys: &[Expr], near: Option<Expr>) -> Result<DataFrame, RunError> {
+    // Rows with the same uid (a pair that two pages show) are ordered by their position, so that
+    // which of them is kept does not depend on the order of reading.
+    let order = ["uid", POSITION].map(|name| ident(name).sort(true, true)).to_vec();
+    let over = |function: Expr| function.partition_by(keys.to_vec()).order_by(order.clone()).build();
+    let ranked =
+        frame.window(vec![over(row_number())?.alias(PLACE), over(first_value(ident("uid")))?.alias(KEPT)])?;
+    let ranked = ranked.with_column(NEAR, near.unwrap_or_else(|| lit(ScalarValue::Utf8(None))))?;
+    let (is_near, is_duplicate) = (ident(NEAR).is_not_null(), complete(keys).and(ident(PLACE).gt(lit(1u64))));
+    let detail = concat(vec![lit("duplicate of "), cast(ident(KEPT), DataType::Utf8)]);
+    let code = when(is_near.clone(), lit(NEAR_DUPLICATE)).when(is_duplicate, lit(DUPLICATE)).end()?;
+    let detail = when(is_near, ident(NEAR)).otherwise(detail)?;
+    Ok(ranked.with_column(CODE, code)?.with_column(DETAIL, detail)?)
+}
+
+/// Decides about rows whose `keys` occur in more than `most` rows: they are rejected.
+fn frequent(frame: DataFrame, keys: &[Expr], most: u64) -> Result<DataFrame, RunError> {
+    let count = Expr::from(WindowFunction::new(count_udaf(), vec![lit(1)]));
+    let counted = frame.window(vec![count.partition_by(keys.to_vec()).build()?.alias(PLACE)])?;
+    let frequent = complete(keys).and(ident(PLACE).gt(lit(i64::try_from(most).unwrap_or(i64::MAX))));
+    let detail = concat(vec![cast(ident(PLACE), DataType::Utf8), lit(" rows have it")]);
+    let code = when(frequent, lit(TOO_FREQUENT)).end()?;
+    Ok(counted.with_column(CODE, code)?.with_column(DETAIL, detail)?)
 }
 
 /// Whether none of the keys is null.
@@ -244,28 +239,64 @@ async fn near_duplicates(
 }
 
 #[async_trait]
-impl Whole for Dedup {
-    async fn tables(&self, cx: &RunContext, input: &InputData, _: &Inputs) -> Result<Frames, RunError> {
-        let frame = input.frame(&cx.session).await?;
-        let keys: Vec<Expr> = self.by.iter().map(ident).collect();
-        let names: Vec<Expr> = frame.schema().fields().iter().map(|field| ident(field.name())).collect();
-        let decided = match (&self.more_than, &self.distance, &keys[..]) {
-            (Some(most), ..) => self.reject_frequent(cx, frame, &keys, *most)?,
-            (None, Some(distance), [key]) => {
-                let near = near_duplicates(cx, &frame, key, *distance).await?;
-                self.reject_equal(cx, frame, &keys, Some(near))?
-            }
-            _ => self.reject_equal(cx, frame, &keys, None)?,
-        };
-        let columns: Vec<_> = names.into_iter().chain(RESERVED.map(ident)).collect();
-        Ok(Frames::main(decided.select(columns)?))
+impl Passes for Dedup {
+    async fn next(
+        &self,
+        cx: &RunContext,
+        input: &InputData,
+        _: &Inputs,
+        _: &[Pass],
+    ) -> Result<NextPass, RunError> {
+        Ok(NextPass::Rows { told: self.decide(cx, input.all_rows()).await?, side: Vec::new() })
+    }
+
+    async fn open(&self, _: &RunContext, _: &str, told: &Dataset) -> Result<Box<dyn PassWork>, RunError> {
+        Ok(Box::new(Decided { rejected: told.clone() }))
     }
 }
 
-/// Internal columns of the plan.
+/// The pass over the rows.
+struct Decided {
+    /// The positions of the rejected rows, sorted.
+    rejected: Dataset,
+}
+
+#[async_trait]
+impl PassWork for Decided {
+    async fn split(&self, cx: &RunContext, rows: SplitRows<'_>) -> Result<DataFrame, RunError> {
+        let all = self.rejected.frame(&cx.session, MAIN).await?;
+        let position = || ident(POSITION);
+        let own = all.filter(position().gt_eq(lit(rows.start)).and(position().lt(lit(rows.end))))?;
+        let mut rejected: HashMap<u64, (String, String)> = HashMap::new();
+        for batch in own.collect().await? {
+            let positions = batch.column(0).as_primitive::<UInt64Type>();
+            let (codes, details) = (strings(batch.column(1))?, strings(batch.column(2))?);
+            for (row, position) in positions.values().iter().enumerate() {
+                rejected.insert(*position, (codes.value(row).into(), details.value(row).into()));
+            }
+        }
+        let rejected = Arc::new(rejected);
+        let text = |name: &'static str, of: fn(&(String, String)) -> &str| {
+            let rejected = rejected.clone();
+            call(name, vec![position()], DataType::Utf8, move |columns: &[ArrayRef]| {
+                let positions = columns[0].as_primitive::<UInt64Type>().values().iter();
+                Ok(Arc::new(positions.map(|at| rejected.get(at).map(of)).collect::<StringArray>()))
+            })
+        };
+        let frame = with_reserved(rows.numbered(&cx.session, None, POSITION)?)?;
+        let (code, detail) =
+            (text("dedup_code", |(code, _)| code), text("dedup_detail", |(_, detail)| detail));
+        Ok(reject_with(frame, &cx.stage, code, detail)?.drop_columns(&[POSITION])?)
+    }
+}
+
+/// Internal columns of the plans.
+const POSITION: &str = "__twinlens_dedup_position";
 const PLACE: &str = "__twinlens_dedup_place";
 const KEPT: &str = "__twinlens_dedup_kept";
 const NEAR: &str = "__twinlens_dedup_near";
+const CODE: &str = "__twinlens_dedup_code";
+const DETAIL: &str = "__twinlens_dedup_detail";
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,8 @@ pub(super) const SPILL: &str = ".spill";
 pub const LIVE: &str = ".live";
 /// What a run and the processes that make splits of it tell each other.
 pub(super) const WORKERS: &str = ".workers";
+/// What the passes of stages are told and answer.
+pub(super) const PASSES: &str = ".passes";
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -174,7 +176,7 @@ fn lock(folder: &Path, location: &Location) -> Result<Lock, RunError> {
 
 /// Refuses links in place of the folders whose contents are deleted.
 fn refuse_links(folder: &Path) -> Result<(), RunError> {
-    let paths = [SPILL, LIVE, DELETED, OLD].map(|name| folder.join(name));
+    let paths = [SPILL, LIVE, DELETED, OLD, PASSES].map(|name| folder.join(name));
     match paths.iter().find(|path| local::is_link(path)) {
         None => Ok(()),
         Some(link) => Err(RunError::user_with_hint(
@@ -209,7 +211,7 @@ fn refuse_foreign_files(location: &Location) -> Result<(), RunError> {
     for name in listing.folders {
         if manifest::exists(&location.join(&name))? {
             has_dataset = true;
-        } else if [SPILL, LIVE, DELETED, OLD, WORKERS].contains(&name.as_str()) {
+        } else if [SPILL, LIVE, DELETED, OLD, WORKERS, PASSES].contains(&name.as_str()) {
             own.push(name);
         } else {
             foreign.push(name);

@@ -156,6 +156,11 @@ impl Progress {
         Self { counters, observer, stage: stage.into() }
     }
 
+    /// The same for events, with counters that nobody sees.
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { counters: Arc::default(), ..self.clone() }
+    }
+
     /// Counts rows (pages, steps) that are done.
     pub fn done(&self, count: u64) {
         self.counters.done.fetch_add(count, Ordering::Relaxed);

@@ -5,16 +5,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
+use twinlens_dataset::storage::Location;
 use twinlens_dataset::{Commit, MAIN, SplitWriter};
 
 use crate::context::RunContext;
 use crate::error::RunError;
 use crate::run::elsewhere::{Elsewhere, UnitWork, splits_here};
 use crate::run::output::{Output, write_table};
-use crate::run::recipe::UnitRecipe;
+use crate::run::passes::{self, PassRecipe, PassRun};
+use crate::run::plan::Unit;
+use crate::run::recipe::{RunFacts, UnitRecipe};
+use crate::run::sent_inputs;
+use crate::run::settings::Settings;
 use crate::run::splits::{Prepared, SplitInput, SplitTask};
 use crate::run::step::{Step, conserved, rows_input, sorted, split_rows, write_sorted};
+use crate::run::unit_inputs::UnitInputs;
 use crate::secrets::Secrets;
 use crate::stage::{ErasedSource, Frames, Query, SourceSplit, Whole, Work};
 
@@ -30,6 +37,7 @@ pub struct Limits {
 }
 
 /// The processes elsewhere that make splits of a unit, and what they are told of it.
+#[derive(Clone)]
 pub struct Helpers {
     /// The processes.
     pub elsewhere: Arc<dyn Elsewhere>,
@@ -37,12 +45,46 @@ pub struct Helpers {
     pub recipe: UnitRecipe,
 }
 
-/// Does the work of a unit and completes its dataset. With `helpers`, other processes make splits
-/// of it, too.
+impl Helpers {
+    /// Those for a unit, if there are any.
+    pub(super) fn of_unit(
+        inputs: &UnitInputs<'_>,
+        unit: &Unit,
+        tables: BTreeMap<String, SchemaRef>,
+        earlier: Option<String>,
+    ) -> Result<Option<Self>, RunError> {
+        let UnitInputs { pipeline, settings, files, began, .. } = inputs;
+        let Settings { clock, hosts, dir, elsewhere: Some(elsewhere), .. } = settings else {
+            return Ok(None);
+        };
+        // Other stages run in this process alone.
+        let work = &pipeline.nodes[unit.nodes[0]].work;
+        if !matches!(work, Work::Rows(_) | Work::Source(_) | Work::Passes(_)) {
+            return Ok(None);
+        }
+        let nodes = || unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
+        if nodes().any(|node| pipeline.cluster.here.iter().any(|stage| stage == node.family())) {
+            return Ok(None);
+        }
+        let sent = sent_inputs::send(nodes(), files, dir, &pipeline.secrets)?;
+        let facts = RunFacts { pipeline, tables, earlier, began: *began, clock: *clock, hosts, sent };
+        Ok(Some(Self { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, facts)? }))
+    }
+
+    /// The same for a pass over the rows of the unit.
+    pub(super) fn of_pass(&self, pass: PassRecipe) -> Self {
+        let mut helpers = self.clone();
+        helpers.recipe.pass = Some(pass);
+        helpers
+    }
+}
+
+/// Does the work of a unit of the run in `dir`, and completes its dataset. With `helpers`, other
+/// processes make splits of it, too.
 pub async fn execute(
     unit: &Prepared,
     output: &mut Output,
-    limits: &Limits,
+    (dir, limits): (&Location, &Limits),
     helpers: Option<&Helpers>,
 ) -> Result<(), RunError> {
     let head = unit.head()?;
@@ -60,6 +102,11 @@ pub async fn execute(
                 make_splits(unit, tasks, output, limits, helpers).await?;
                 check_used(&head.node.name, output)?;
             }
+        }
+        Work::Passes(passes) => {
+            let fingerprint = output.state().begin.fingerprint.clone();
+            let run = PassRun { dir, limits: *limits, helpers, fingerprint };
+            passes::execute(unit, passes.as_ref(), output, &run).await?;
         }
         Work::Whole(whole) => self::whole(head, whole.as_ref(), output).await?,
         Work::Query(query) => self::query(head, query.as_ref(), output).await?,
@@ -127,7 +174,7 @@ const RECORDED_TOGETHER: usize = 256;
 
 /// Makes splits, here or elsewhere, and records them in the order of their numbers. After an
 /// interrupt no new split starts, and those in flight have the grace period to finish.
-async fn make_splits(
+pub(super) async fn make_splits(
     unit: &Prepared,
     mut tasks: Vec<SplitTask>,
     output: &mut Output,
@@ -235,7 +282,7 @@ async fn whole(step: &Step, whole: &dyn Whole, output: &mut Output) -> Result<()
         writer.count_rows_in(input.rows());
         Ok(writer)
     };
-    let writer = unless_cancelled(step, make).await?;
+    let writer = unless_cancelled(&step.cx, make).await?;
     output.commit(writer).await
 }
 
@@ -254,19 +301,19 @@ async fn query(step: &Step, query: &dyn Query, output: &mut Output) -> Result<()
         }
         Ok(writer)
     };
-    let writer = unless_cancelled(step, make).await?;
+    let writer = unless_cancelled(&step.cx, make).await?;
     output.commit(writer).await
 }
 
 /// One plan over everything cannot be finished quickly: it is abandoned, and the next run starts it
 /// again.
-async fn unless_cancelled(
-    step: &Step,
-    make: impl Future<Output = Result<SplitWriter, RunError>>,
-) -> Result<SplitWriter, RunError> {
+pub(super) async fn unless_cancelled<T>(
+    cx: &RunContext,
+    make: impl Future<Output = Result<T, RunError>>,
+) -> Result<T, RunError> {
     tokio::select! {
         made = make => made,
-        () = step.cx.cancel.cancelled() => Err(RunError::Interrupted),
+        () = cx.cancel.cancelled() => Err(RunError::Interrupted),
     }
 }
 
@@ -276,31 +323,6 @@ async fn write_frames(writer: SplitWriter, frames: Frames, step: &Step) -> Resul
         writer = write_table(writer, table, frame, &step.cx.progress).await?;
     }
     Ok(writer)
-}
-
-/// Runs splits, a few at a time, and records them in order. After an interrupt no new split starts,
-/// and those in flight have the grace period to finish.
-pub(super) async fn in_flight<F>(
-    splits: impl Iterator<Item = F>,
-    output: &mut Output,
-    cx: &RunContext,
-    limits: &Limits,
-) -> Result<(), RunError>
-where
-    F: Future<Output = Result<SplitWriter, RunError>>,
-{
-    let started = futures::stream::iter(splits).take_until(cx.cancel.cancelled());
-    let made = started.buffered(limits.splits_in_flight);
-    futures::pin_mut!(made);
-    while let Some(writer) = next_within(&mut made, cx, limits.grace).await? {
-        let mut writer = writer?;
-        let rows = writer.rows(MAIN) + writer.counts().rejected();
-        if writer.counts().rows_in.is_none() {
-            writer.count_rows_in(rows);
-        }
-        output.commit(writer).await?;
-    }
-    cx.check_cancelled()
 }
 
 async fn next_within<T>(

@@ -326,7 +326,7 @@ fn refuse_foreign_file(folder: &Location) -> Result<(), RunError> {
     }
 }
 
-fn stays(folder: &Location, foreign: &str) -> String {
+pub(super) fn stays(folder: &Location, foreign: &str) -> String {
     format!("{folder} is not deleted: it contains `{foreign}`, which no run wrote")
 }
 

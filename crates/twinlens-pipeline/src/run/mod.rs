@@ -17,6 +17,7 @@ pub mod fingerprint;
 pub mod generations;
 pub mod machine;
 pub mod output;
+mod passes;
 pub mod plan;
 pub mod provenance;
 pub mod prune;
@@ -143,6 +144,7 @@ async fn run_in(
     if settings.fresh {
         let stages = pipeline.nodes.iter().map(|node| node.name.as_str()).collect();
         generations::set_all_aside(&settings.dir, &stages)?;
+        passes::delete_all(&settings.dir)?.into_iter().for_each(|note| info!("{note}"));
     }
     let units = plan::plan(pipeline, &settings.dir, &files, settings.until.as_deref(), settings.max_rows)?;
     consent::ask(settings.replace, pipeline, &units)?;
@@ -286,7 +288,8 @@ impl Run<'_> {
         if let Decision::Reuse { rows } = unit.decision {
             Dataset::open(dir)?;
             // A kill may have come after the dataset was complete.
-            let notes = generations::delete_old(&self.settings.dir, &node.name)?;
+            let mut notes = generations::delete_old(&self.settings.dir, &node.name)?;
+            notes.extend(self.delete_passes(node)?);
             notes.into_iter().for_each(|note| Progress::new(&node.name, self.observer.clone()).note(note));
             info!(rows, "reused");
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
@@ -322,7 +325,7 @@ impl Run<'_> {
             Limits { splits_in_flight: 2, grace: self.settings.grace, max_rows: self.settings.max_rows };
         let earlier = self.earlier(unit)?;
         let ranks = self.begin_with_ranks(unit, &tables, &steps, &output).await?;
-        let helpers = self.helpers(unit, tables, earlier.clone())?;
+        let helpers = Helpers::of_unit(&self.inputs, unit, tables, earlier.clone())?;
         let mut prepared = Prepared::new(steps, output.starter(), output.records());
         if let Some(folder) = earlier.as_ref().map(|folder| self.settings.dir.join(folder)) {
             let opened = match node.plan.grows {
@@ -333,7 +336,7 @@ impl Run<'_> {
                 progress.note(format!("nothing is taken over: {error}"));
             }
         }
-        let work = execute(&prepared, &mut output, &limits, helpers.as_ref());
+        let work = execute(&prepared, &mut output, (&self.settings.dir, &limits), helpers.as_ref());
         stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;
         drop(ranks);
         if let Some((rows, from)) = prepared.taken_over() {
@@ -342,6 +345,7 @@ impl Run<'_> {
         let dir = &self.settings.dir;
         let mut notes = generations::prune(dir, &node.name, &self.kept(node), false)?;
         notes.extend(generations::delete_old(dir, &node.name)?);
+        notes.extend(self.delete_passes(node)?);
         notes.into_iter().for_each(|note| progress.note(note));
         let state = output.state();
         let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
@@ -351,6 +355,14 @@ impl Run<'_> {
         let stage = node.name.clone();
         self.observer.event(&Event::StageFinished { stage, rows, rejects, seconds, reasons });
         Ok(())
+    }
+
+    /// Deletes what the passes of a complete stage left. Gives what to say about what stays.
+    fn delete_passes(&self, node: &Node) -> Result<Vec<String>, RunError> {
+        match node.work {
+            Work::Passes(_) => passes::delete(&self.settings.dir, &node.name),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Moves the dataset of another recipe out of the way, and that of this one back.
@@ -396,29 +408,6 @@ impl Run<'_> {
         let (hosts, tables) = (&BTreeMap::new(), tables.clone());
         let facts = RunFacts { pipeline, tables, earlier: None, began, clock, hosts, sent: None };
         Ok(Some(rank_jobs::begin(ranks, UnitRecipe::new(unit, facts)?, &head.inputs).await?))
-    }
-
-    /// What other processes are told of a unit, if there are any.
-    fn helpers(
-        &self,
-        unit: &Unit,
-        tables: BTreeMap<String, SchemaRef>,
-        earlier: Option<String>,
-    ) -> Result<Option<Helpers>, RunError> {
-        let Some(elsewhere) = &self.settings.elsewhere else { return Ok(None) };
-        let Settings { clock, hosts, dir, .. } = self.settings;
-        let (pipeline, began) = (self.pipeline, self.inputs.began);
-        // Other stages run in this process alone.
-        if !matches!(pipeline.nodes[unit.nodes[0]].work, Work::Rows(_) | Work::Source(_)) {
-            return Ok(None);
-        }
-        let nodes = || unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
-        if nodes().any(|node| pipeline.cluster.here.iter().any(|stage| stage == node.family())) {
-            return Ok(None);
-        }
-        let sent = sent_inputs::send(nodes(), &self.inputs.files, dir, &pipeline.secrets)?;
-        let facts = RunFacts { pipeline, tables, earlier, began, clock: *clock, hosts, sent };
-        Ok(Some(Helpers { elsewhere: elsewhere.clone(), recipe: UnitRecipe::new(unit, facts)? }))
     }
 
     fn begin(&self, unit: &Unit) -> Result<Begin, RunError> {

@@ -48,7 +48,7 @@ pub(super) async fn begin<'a>(
     inputs: &Inputs,
 ) -> Result<MutexGuard<'a, ()>, RunError> {
     let guard = ranks.begin_job().await;
-    let stage = recipe.dataset().to_string();
+    let stage = recipe.stage().to_string();
     send(ranks, &Order::Job(Box::new(recipe))).await?;
     let own = Answer { problem: None, inputs: fingerprints(inputs) };
     for (rank, answer) in exchange(ranks, &own).await?.into_iter().enumerate() {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio_util::sync::CancellationToken;
-use twinlens_dataset::blocking;
 use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::writer::SplitStarter;
+use twinlens_dataset::{Dataset, blocking};
 
 use crate::context::Clock;
 use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::events::{Observer, Progress};
+use crate::run::passes::OpenPass;
 use crate::run::recipe::{UnitRecipe, host_name};
+use crate::run::retry::Picked;
 use crate::run::sent_inputs;
 use crate::run::settings::Settings;
 use crate::run::splits::Prepared;
@@ -78,14 +80,22 @@ impl Builder<'_> {
         let began = Clock::at_micros(recipe.began);
         let (registry, runtime) = (self.registry, self.runtime.clone());
         let inputs = UnitInputs { pipeline: &pipeline, registry, settings: &settings, files, runtime, began };
-        let progress = Progress::new(recipe.dataset(), self.observer.clone());
+        let progress = Progress::new(recipe.stage(), self.observer.clone());
         let steps = inputs.steps(&nodes, &progress, cancel).await?;
-        let dataset = settings.dir.join(recipe.dataset());
-        let starter = SplitStarter::elsewhere(&dataset, recipe.tables.clone());
+        let dataset = settings.dir.join(recipe.folder());
+        let retry = recipe.retry.as_ref().map_or(0, |retry| retry.number);
+        let starter = SplitStarter::elsewhere(&dataset, recipe.tables.clone(), retry);
         let records = SplitRecords::new(&dataset, &recipe.fingerprint);
         let mut prepared = Prepared::new(steps, starter, Some(records));
         if let Some(earlier) = &recipe.earlier {
             prepared.take_over(settings.dir.join(earlier))?;
+        }
+        if let Some(pass) = &recipe.pass {
+            prepared = prepared.in_pass(OpenPass::new(&pass.name, settings.dir.join(&pass.told)));
+        }
+        if let (Some(retry), Some(last)) = (&recipe.retry, nodes.last()) {
+            let made = blocking(move || Dataset::open(dataset)).await??;
+            prepared = prepared.in_retry(Picked::new(made, &pipeline.nodes[*last], retry)?);
         }
         Ok(prepared)
     }

@@ -21,7 +21,9 @@ use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::fingerprint::difference;
+use crate::run::passes::PassRecipe;
 use crate::run::plan::Unit;
+use crate::run::retry::RetryRecipe;
 use crate::run::sent_inputs::SentFile;
 
 /// What to do about a process that is not the driver's build.
@@ -49,6 +51,12 @@ pub struct UnitRecipe {
     /// The folder of an earlier dataset with rows to take over.
     #[serde(default)]
     pub earlier: Option<String>,
+    /// The pass over the rows, of a stage that looks at them before it decides.
+    #[serde(default)]
+    pub pass: Option<PassRecipe>,
+    /// The rejects of the unit that are tried again, instead of making the unit.
+    #[serde(default)]
+    pub retry: Option<RetryRecipe>,
     /// The tables of the dataset.
     pub tables: BTreeMap<String, SchemaRef>,
     /// When the run began, in microseconds since 1970.
@@ -126,6 +134,8 @@ impl UnitRecipe {
             stages: unit.nodes.iter().map(stage).collect(),
             fingerprint: unit.recipe.fingerprint.clone(),
             earlier: run.earlier,
+            pass: None,
+            retry: None,
             tables: run.tables,
             began: run.began.micros(),
             clock: if let Clock::Fixed(_) = run.clock { Some(run.clock.micros()) } else { None },
@@ -135,9 +145,14 @@ impl UnitRecipe {
         })
     }
 
-    /// The name of the unit's dataset: that of its last stage.
-    pub fn dataset(&self) -> &str {
+    /// The name of the unit: that of its last stage.
+    pub fn stage(&self) -> &str {
         self.stages.last().map_or("", |(name, _)| name)
+    }
+
+    /// The folder in the run directory of the dataset whose splits are made.
+    pub fn folder(&self) -> &str {
+        self.pass.as_ref().and_then(|pass| pass.answers.as_deref()).unwrap_or_else(|| self.stage())
     }
 
     /// The folder of the pipeline file.

@@ -15,7 +15,11 @@ use twinlens_dataset::writer::SplitStarter;
 use twinlens_dataset::{Commit, MAIN, SplitWriter, blocking};
 
 use crate::error::RunError;
+use crate::passes::SplitRows;
 use crate::rejects;
+use crate::run::output::{Output, write_table};
+use crate::run::passes::{OpenPass, silent};
+use crate::run::retry::Picked;
 use crate::run::step::{Step, chain, conserved, rows_input, write_sorted};
 use crate::run::takeover::TakeOver;
 use crate::stage::{SourceSplit, Work};
@@ -74,12 +78,36 @@ pub struct Prepared {
     /// Where made splits are recorded before the manifest has them, in an object store.
     records: Option<SplitRecords>,
     earlier: Option<TakeOver>,
+    /// The pass over the rows whose splits are made.
+    pass: Option<OpenPass>,
+    /// The rejects that are tried again.
+    retry: Option<Picked>,
 }
 
 impl Prepared {
     /// A unit of these steps; `starter` and `records` are those of its dataset.
     pub(super) fn new(steps: Vec<Step>, starter: SplitStarter, records: Option<SplitRecords>) -> Self {
-        Self { steps, starter, records, earlier: None }
+        Self { steps, starter, records, earlier: None, pass: None, retry: None }
+    }
+
+    /// The same stages in a pass over the rows, whose results go to `output`.
+    pub(super) fn of_pass(&self, pass: OpenPass, output: &Output) -> Self {
+        let mut steps = self.steps.clone();
+        if !pass.makes_rows() {
+            // The rows are counted when they are made.
+            steps.iter_mut().for_each(|step| step.cx.progress = step.cx.progress.uncounted());
+        }
+        Self::new(steps, output.starter(), output.records()).in_pass(pass)
+    }
+
+    /// This unit, to try rejects again.
+    pub(super) fn in_retry(self, picked: Picked) -> Self {
+        Self { retry: Some(picked), ..self }
+    }
+
+    /// This unit in a pass over its rows.
+    pub(super) fn in_pass(self, pass: OpenPass) -> Self {
+        Self { pass: Some(pass), ..self }
     }
 
     /// Takes rows over from the dataset in `folder`, if they can be compared with those of the
@@ -128,6 +156,9 @@ impl Prepared {
         let head = self.head()?;
         let writer = self.starter.start(task.number, task.label.clone());
         match (&task.input, &head.node.work) {
+            (SplitInput::Rows { start, end }, Work::Rows(_)) if let Some(picked) = &self.retry => {
+                picked.again(&self.steps, (task.number, *start, *end), writer).await
+            }
             (SplitInput::Rows { start, end }, Work::Rows(_)) => {
                 let input = rows_input(head)?;
                 let frame = input.dataset.range(&head.cx.session, &input.table, *start, *end)?;
@@ -137,6 +168,21 @@ impl Prepared {
                 };
                 let writer = write_sorted(writer, frame, &self.steps).await?;
                 conserved(&writer, end - start)?;
+                Ok(writer)
+            }
+            (SplitInput::Rows { start, end }, Work::Passes(passes)) => {
+                let unknown =
+                    || RunError::Internal(format!("a split of `{}` without a pass", head.node.name));
+                let pass = self.pass.as_ref().ok_or_else(unknown)?;
+                let rows = SplitRows { input: rows_input(head)?, start: *start, end: *end };
+                let frame = pass.work(&head.cx, passes.as_ref()).await?.split(&head.cx, rows).await?;
+                if pass.makes_rows() {
+                    let writer = write_sorted(writer, frame, &self.steps).await?;
+                    conserved(&writer, end - start)?;
+                    return Ok(writer);
+                }
+                let mut writer = write_table(writer, MAIN, frame, &silent(head)).await?;
+                writer.count_rows_in(end - start);
                 Ok(writer)
             }
             (SplitInput::Source(value), Work::Source(source)) => {

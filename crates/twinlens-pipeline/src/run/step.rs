@@ -26,6 +26,7 @@ use crate::stage::{SortKey, Work};
 const SPLIT_ROWS: usize = 1 << 16;
 
 /// One stage of a fused plan, with its context.
+#[derive(Clone)]
 pub struct Step {
     /// The stage.
     pub node: Arc<Node>,

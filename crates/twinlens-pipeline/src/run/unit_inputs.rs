@@ -73,7 +73,7 @@ impl UnitInputs<'_> {
                     fields.filter(computed).any(|field| holds_image_bytes(field.data_type()))
                 }
                 Work::Source(_) | Work::Job(_) => holds_pixels(node.main()?),
-                Work::Whole(_) | Work::Query(_) => false,
+                Work::Passes(_) | Work::Whole(_) | Work::Query(_) => false,
             };
             if made {
                 return Ok(true);
@@ -122,7 +122,7 @@ impl UnitInputs<'_> {
             // Other stages run in one process.
             sharers: match node.work {
                 Work::Rows(_) | Work::Source(_) => self.settings.sharers.clone(),
-                Work::Whole(_) | Work::Query(_) | Work::Job(_) => Arc::default(),
+                Work::Passes(_) | Work::Whole(_) | Work::Query(_) | Work::Job(_) => Arc::default(),
             },
         }
     }

@@ -4,3 +4,4 @@
 
 mod following;
 mod generations;
+mod passes;

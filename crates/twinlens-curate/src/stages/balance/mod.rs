@@ -1,11 +1,12 @@
 //! `balance`: keeps a limited number of pairs of each query.
 //!
-//! First passes over `uid` and `query_ids` compute a few numbers per query: its number of matches
-//! and, with a cap, its hash bound. Then each row is decided independently. Nothing is joined or
-//! grouped by row, so memory does not grow with the input; the only sort, by `uid` as rows are
-//! written, spills.
+//! First passes over `uid` and `query_ids` compute a few numbers per query: its number of matches;
+//! with a cap, its hash bound; what became of its pairs. Then each row is decided independently.
+//! Nothing is joined or grouped by row, so memory does not grow with the input. Each split of a pass
+//! answers with numbers per query, so that the splits may be made anywhere.
 
 mod passes;
+mod tables;
 
 use std::sync::Arc;
 
@@ -20,16 +21,17 @@ use datafusion::error::Result as EngineResult;
 use datafusion::logical_expr::{Expr, ident, lit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use twinlens_dataset::Dataset;
 use twinlens_dataset::contracts::{self, ROW_ORDER};
 use twinlens_pipeline::rejects::{reject_where, with_reserved};
 use twinlens_pipeline::{
-    ColumnType, Fault, Frames, Input, InputData, Inputs, Located, Ports, Required, RunContext, RunError,
-    SortKey, StageKind, Whole, Work,
+    ColumnType, Fault, Input, InputData, Inputs, Located, NextPass, Pass, PassWork, Passes, Ports, Required,
+    RunContext, RunError, SortKey, SplitRows, StageKind, Work,
 };
 
 use super::columns::{UID_HINT, with_field};
 use super::query_list::{ListedQuery, QueryListInput};
-use crate::balance::{Balancer, CurvePoint, Limit, QueryCounts, curve};
+use crate::balance::{Balancer, Bounds, CurvePoint, Limit, QueryCounts, Round, curve};
 use crate::functions::{call, strings};
 use passes::each_set;
 
@@ -41,6 +43,12 @@ const NO_QUERY: &str = "no_query";
 const STATS: &str = "query_stats";
 /// The side table of head and tail.
 const CURVE: &str = "balance_curve";
+/// The passes: how many pairs each query matched; hashes near the bounds; what became of its pairs.
+const MATCHES: &str = "matches";
+const HASHES: &str = "hashes";
+const OUTCOMES: &str = "outcomes";
+/// Most bytes of the hashes of a pass, about. Not an option: a resumed run makes the same passes.
+const ROUND_BYTES: usize = 128 << 20;
 /// An internal column: whether the row is kept.
 const KEPT: &str = "__twinlens_balance_kept";
 
@@ -105,7 +113,7 @@ impl BalanceOptions {
 impl StageKind for Balance {
     type Options = BalanceOptions;
     const NAME: &'static str = "balance";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"[stages.wit]
 kind = "balance"
 input = "matched"
@@ -125,50 +133,125 @@ queries = "queries/queries.parquet"
         ports.side_table(STATS, stats_schema());
         ports.side_table(CURVE, curve_schema());
         let limit = options.limit(ports)?;
-        Some(Work::whole(Balance { limit, min_matched: options.min_matched, queries }))
+        Some(Work::passes(Balance { limit, min_matched: options.min_matched, queries }))
     }
 }
 
 #[async_trait]
-impl Whole for Balance {
-    async fn tables(&self, cx: &RunContext, input: &InputData, inputs: &Inputs) -> Result<Frames, RunError> {
-        let seed = cx.seed_for("balance");
-        let list = match &self.queries {
-            Some(list) => by_id(list.read(cx, inputs).await?, list.name(inputs))?,
-            None => HashMap::new(),
+impl Passes for Balance {
+    async fn next(
+        &self,
+        cx: &RunContext,
+        _: &InputData,
+        inputs: &Inputs,
+        done: &[Pass],
+    ) -> Result<NextPass, RunError> {
+        let session = &cx.session;
+        let look = |name, told: RecordBatch, answers| {
+            Ok(NextPass::Look { name, told: session.read_batch(told)?, answers })
         };
-        let frame = input.frame(&cx.session).await?;
-        let counts = passes::counts(&frame).await?;
-        let bounds = match self.limit {
-            Limit::Cap(cap) => passes::bounds(&frame, seed, cap, &counts, cx.bytes_in_flight / 2).await?,
-            Limit::Sample(_) => HashMap::new(),
+        let mut done = done.iter();
+        let Some(matches) = done.next() else {
+            // What is wrong with the list is said before the first pass.
+            self.list(cx, inputs).await?;
+            return look(MATCHES, tables::windows_batch(&[])?, tables::counts_schema());
         };
-        let balancer = Arc::new(Balancer::new(seed, self.limit, self.min_matched, &counts, &bounds));
-        let outcomes = passes::outcomes(&frame, &balancer).await?;
+        let counts = tables::read_counts(session, &matches.answers).await?;
+        let mut bounds = HashMap::new();
+        if let Limit::Cap(cap) = self.limit {
+            let mut search = Bounds::new(cap, &counts);
+            while let Some(mut round) = search.next_round(ROUND_BYTES) {
+                let Some(hashes) = done.next() else {
+                    return look(HASHES, tables::windows_batch(&round.windows())?, tables::seen_schema());
+                };
+                tables::add_seen(session, &hashes.answers, &mut round).await?;
+                search.settle(round);
+            }
+            bounds = search.into_bounds();
+        }
+        let balancer = Balancer::new(seed(cx), self.limit, self.min_matched, &counts, &bounds);
+        let shares = tables::shares_batch(&balancer)?;
+        let Some(outcomes) = done.next() else {
+            return look(OUTCOMES, shares, tables::outcomes_schema());
+        };
+        let outcomes = tables::read_outcomes(session, &outcomes.answers).await?;
         let curve = curve_batch(&curve(outcomes.values().copied().collect()))?;
-        let stats = stats(outcomes, &list)?;
-        Ok(Frames::main(self.with_rejects(cx, frame, &balancer)?)
-            .with(CURVE, cx.session.read_batch(curve)?)
-            .with(STATS, cx.session.read_batch(stats)?))
+        let stats = stats(outcomes, &self.list(cx, inputs).await?)?;
+        let side = vec![(CURVE, session.read_batch(curve)?), (STATS, session.read_batch(stats)?)];
+        Ok(NextPass::Rows { told: session.read_batch(shares)?, side })
+    }
+
+    async fn open(&self, cx: &RunContext, pass: &str, told: &Dataset) -> Result<Box<dyn PassWork>, RunError> {
+        let (session, seed) = (&cx.session, seed(cx));
+        let balancer =
+            || async { Ok::<_, RunError>(Arc::new(tables::read_shares(session, told, seed).await?)) };
+        Ok(Box::new(match (pass, self.limit) {
+            (MATCHES, _) => BalancePass::Matches,
+            (HASHES, Limit::Cap(cap)) => {
+                let round = Round::searching(cap, tables::read_windows(session, told).await?);
+                BalancePass::Hashes { seed, round }
+            }
+            (OUTCOMES, _) => BalancePass::Outcomes(balancer().await?),
+            _ => BalancePass::Rows { balancer: balancer().await?, pairs: self.limit.pairs() },
+        }))
     }
 }
 
 impl Balance {
-    /// All rows with `keep_prob`; those that no query contributes are rejected.
-    fn with_rejects(
-        &self,
-        cx: &RunContext,
-        frame: DataFrame,
-        balancer: &Arc<Balancer>,
-    ) -> Result<DataFrame, RunError> {
-        let kept = || ident(KEPT);
-        let frame =
-            frame.with_column("keep_prob", keep_probability(balancer))?.with_column(KEPT, keeps(balancer))?;
-        let frame = with_reserved(frame)?;
-        let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit("`query_ids` is empty"))?;
-        let detail = format!("none of its queries contributes it within {}", self.limit.pairs());
-        Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
+    /// The queries of the list by their ids.
+    async fn list(&self, cx: &RunContext, inputs: &Inputs) -> Result<HashMap<i32, ListedQuery>, RunError> {
+        match &self.queries {
+            Some(list) => by_id(list.read(cx, inputs).await?, list.name(inputs)),
+            None => Ok(HashMap::new()),
+        }
     }
+}
+
+fn seed(cx: &RunContext) -> u64 {
+    cx.seed_for("balance")
+}
+
+/// A pass over the pairs.
+enum BalancePass {
+    Matches,
+    Hashes { seed: u64, round: Round },
+    Outcomes(Arc<Balancer>),
+    Rows { balancer: Arc<Balancer>, pairs: u64 },
+}
+
+#[async_trait]
+impl PassWork for BalancePass {
+    async fn split(&self, cx: &RunContext, rows: SplitRows<'_>) -> Result<DataFrame, RunError> {
+        let session = &cx.session;
+        let read = || rows.columns(session, &["uid", "query_ids"]);
+        let answer = match self {
+            Self::Matches => tables::counts_batch(passes::counts(&read()?).await?)?,
+            Self::Hashes { seed, round } => {
+                tables::seen_batch(passes::search(&read()?, *seed, round.clone()).await?)?
+            }
+            Self::Outcomes(balancer) => tables::outcomes_batch(passes::outcomes(&read()?, balancer).await?)?,
+            Self::Rows { balancer, pairs } => {
+                return with_rejects(cx, rows.frame(session)?, balancer, *pairs);
+            }
+        };
+        Ok(session.read_batch(answer)?)
+    }
+}
+
+/// All rows with `keep_prob`; those that no query contributes are rejected.
+fn with_rejects(
+    cx: &RunContext,
+    frame: DataFrame,
+    balancer: &Arc<Balancer>,
+    pairs: u64,
+) -> Result<DataFrame, RunError> {
+    let kept = || ident(KEPT);
+    let frame =
+        frame.with_column("keep_prob", keep_probability(balancer))?.with_column(KEPT, keeps(balancer))?;
+    let frame = with_reserved(frame)?;
+    let frame = reject_where(frame, &cx.stage, kept().is_null(), NO_QUERY, lit("`query_ids` is empty"))?;
+    let detail = format!("none of its queries contributes it within {pairs}");
+    Ok(reject_where(frame, &cx.stage, kept().is_false(), OVER_CAP, lit(detail))?.drop_columns(&[KEPT])?)
 }
 
 /// Whether a pair is kept; null if it has no query.

@@ -11,7 +11,7 @@ use datafusion::error::{DataFusionError, Result};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use crate::balance::{Balancer, Bounds, QueryCounts, Round, pair_hash};
+use crate::balance::{Balancer, QueryCounts, Round, pair_hash};
 use crate::functions::{int_lists, strings};
 
 /// Folds the batches of each partition from `start`, and merges the results. Dropping the future
@@ -90,23 +90,12 @@ pub(super) async fn counts(frame: &DataFrame) -> Result<HashMap<i32, u64>> {
     fold(frame.clone().select_columns(&["query_ids"])?, HashMap::new(), each, merge).await
 }
 
-/// The (cap + 1)-th smallest hash of each query above the cap; a round holds about `budget` bytes
-/// of hashes.
-pub(super) async fn bounds(
-    frame: &DataFrame,
-    seed: u64,
-    cap: u64,
-    counts: &HashMap<i32, u64>,
-    budget: usize,
-) -> Result<HashMap<i32, u64>> {
-    let mut bounds = Bounds::new(cap, counts);
-    while let Some(round) = bounds.next_round(budget) {
-        let each = move |round: &mut Round, batch: &RecordBatch| {
-            each_pair(batch, |uid, queries| round.add(pair_hash(seed, uid), queries))
-        };
-        bounds.settle(fold(pairs(frame)?, round, each, Round::merge).await?);
-    }
-    Ok(bounds.into_bounds())
+/// What is in the windows of a round.
+pub(super) async fn search(frame: &DataFrame, seed: u64, round: Round) -> Result<Round> {
+    let each = move |round: &mut Round, batch: &RecordBatch| {
+        each_pair(batch, |uid, queries| round.add(pair_hash(seed, uid), queries))
+    };
+    fold(pairs(frame)?, round, each, Round::merge).await
 }
 
 /// How many pairs each query matched, contributed and kept.

@@ -180,7 +180,7 @@ impl SharedRun {
         let name = format!("{:04}-{:04}", guard(&open.current).driver, open.units);
         let board = self.board.unit(&name);
         board.publish(unit.recipe, &unit.tasks)?;
-        let dataset = self.sharing.dir.join(unit.recipe.dataset());
+        let dataset = self.sharing.dir.join(unit.recipe.folder());
         let records = SplitRecords::new(&dataset, &unit.recipe.fingerprint);
         let queue = Queue::new(board, records.clone(), open.peers.clone(), unit.tasks.clone());
         guard(&open.current).unit = Some(name.clone());

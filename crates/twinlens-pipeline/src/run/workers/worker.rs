@@ -161,9 +161,9 @@ impl Worker<'_> {
         let (Some(recipe), tasks) = read.await?? else { return Ok(()) };
         let prepared = self.builder.prepare(&recipe, cancel).await?;
         let peers = session.peers(board, current, self)?;
-        let dataset = self.builder.settings.dir.join(recipe.dataset());
+        let dataset = self.builder.settings.dir.join(recipe.folder());
         let records = SplitRecords::new(&dataset, &recipe.fingerprint);
-        (self.on_event)(&WorkEvent::Unit { stage: recipe.dataset().into(), splits: tasks.len() as u64 });
+        (self.on_event)(&WorkEvent::Unit { stage: recipe.stage().into(), splits: tasks.len() as u64 });
         let queue = Arc::new(Queue::new(unit_board.clone(), records, peers, tasks));
         let over = cancel.child_token();
         let slots = Slots {
@@ -264,7 +264,7 @@ impl Slots<'_> {
                         self.made.fetch_add(1, Ordering::Relaxed);
                         self.failures.store(0, Ordering::Relaxed);
                         (self.worker.on_event)(&WorkEvent::Split {
-                            stage: self.recipe.dataset().into(),
+                            stage: self.recipe.stage().into(),
                             label: task.label,
                             seconds: done.seconds.unwrap_or(0.0),
                         });

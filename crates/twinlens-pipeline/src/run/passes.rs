@@ -1,0 +1,253 @@
+//! Runs a stage that looks at all rows before it decides: pass after pass, each split by split.
+//!
+//! What a pass is told and what it answers are datasets in a hidden folder of the run directory, so
+//! that a killed run goes on with the pass in which it was, and other processes can make splits.
+//! They are deleted once the stage is complete.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::dataframe::DataFrame;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+use twinlens_dataset::protocol::{Begin, FORMAT};
+use twinlens_dataset::shard::ShardLimits;
+use twinlens_dataset::storage::{Location, local};
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, blocking, manifest};
+
+use crate::context::{InputData, RunContext};
+use crate::error::RunError;
+use crate::passes::{NextPass, Pass, PassWork, Passes, ROWS};
+use crate::run::directory::PASSES;
+use crate::run::events::{Progress, Silent};
+use crate::run::execute::{Helpers, Limits, make_splits, unless_cancelled};
+use crate::run::generations;
+use crate::run::output::{Output, write_table};
+use crate::run::splits::{Prepared, SplitInput, SplitTask};
+use crate::run::step::{Step, rows_input, split_rows};
+
+/// A split of a pass that looks has the rows of so many splits of rows: it reads a few columns, and
+/// answers with a small table.
+const LOOK_SPLITS: u64 = 16;
+
+/// What a process is told of a pass, beside the unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassRecipe {
+    /// Its name in the stage.
+    pub name: String,
+    /// The folder of what it is told, in the run directory.
+    pub told: String,
+    /// The folder of its answers; `None` for the pass that makes the rows of the stage's dataset.
+    pub answers: Option<String>,
+}
+
+/// A pass in a process that makes splits of it.
+pub(super) struct OpenPass {
+    name: String,
+    told: Location,
+    work: OnceCell<Box<dyn PassWork>>,
+}
+
+impl OpenPass {
+    pub(super) fn new(name: &str, told: Location) -> Self {
+        Self { name: name.into(), told, work: OnceCell::new() }
+    }
+
+    /// Whether it makes the rows.
+    pub(super) fn makes_rows(&self) -> bool {
+        self.name == ROWS
+    }
+
+    /// What makes its splits.
+    pub(super) async fn work(&self, cx: &RunContext, passes: &dyn Passes) -> Result<&dyn PassWork, RunError> {
+        let open = || async {
+            let folder = self.told.clone();
+            let told = blocking(move || Dataset::open(folder)).await??;
+            passes.open(cx, &self.name, &told).await
+        };
+        Ok(&**self.work.get_or_try_init(open).await?)
+    }
+}
+
+/// Deletes what the passes of all stages left. Gives what to say about what stays.
+pub(super) fn delete_all(dir: &Location) -> Result<Vec<String>, RunError> {
+    let mut notes = Vec::new();
+    for stage in dir.join(PASSES).list()?.folders {
+        notes.extend(delete(dir, &stage)?);
+    }
+    Ok(notes)
+}
+
+/// Deletes what the passes of a stage left, but no file of somebody else. Gives what to say about
+/// what stays.
+pub(super) fn delete(dir: &Location, stage: &str) -> Result<Vec<String>, RunError> {
+    let (all, mut notes) = (own_folder(dir, stage)?, Vec::new());
+    for name in all.list()?.folders {
+        let folder = all.join(&name);
+        match generations::foreign_file(&folder)? {
+            None => folder.delete_folder(manifest::FILE)?,
+            Some(foreign) => notes.push(generations::stays(&folder, &foreign)),
+        }
+    }
+    if let Some(all) = all.as_local() {
+        // Not, if something stays.
+        let _ = fs::remove_dir(all);
+        let _ = all.parent().map(fs::remove_dir);
+    }
+    Ok(notes)
+}
+
+/// The folder of a stage's passes.
+fn own_folder(dir: &Location, stage: &str) -> Result<Location, RunError> {
+    let folder = dir.join(PASSES).join(stage);
+    match folder.as_local() {
+        Some(path) if local::is_link(path) => Err(RunError::user_with_hint(
+            format!("{} is a link, but a run deletes what is in this folder", path.display()),
+            "remove the link",
+        )),
+        _ => Ok(folder),
+    }
+}
+
+/// Does the passes that are not done, then makes rows and side tables.
+pub(super) async fn execute(
+    unit: &Prepared,
+    passes: &dyn Passes,
+    output: &mut Output,
+    run: &PassRun<'_>,
+) -> Result<(), RunError> {
+    let head = unit.head()?;
+    let input = rows_input(head)?;
+    let rows = tasks(input, split_rows(unit.steps()), output);
+    // The side tables are a split of their own.
+    let beside = input.rows().div_ceil(split_rows(unit.steps()));
+    head.cx.progress.total(input.rows());
+    head.cx.progress.done(input.rows() - rows.iter().map(|task| task.input.rows()).sum::<u64>());
+    if rows.is_empty() && output.is_done(beside) {
+        return Ok(());
+    }
+    own_folder(run.dir, &head.node.name)?;
+    let mut done = Vec::new();
+    let (told, side) = loop {
+        let next = passes.next(&head.cx, input, &head.inputs, &done);
+        match unless_cancelled(&head.cx, next).await? {
+            NextPass::Look { name, told, answers } => {
+                let told = run.tell(head, done.len(), told).await?;
+                done.push(run.look(unit, (done.len(), name), told, answers).await?);
+            }
+            NextPass::Rows { told, side } => break (run.tell(head, done.len(), told).await?, side),
+        }
+    };
+    let pass = PassRecipe { name: ROWS.into(), told: told.0, answers: None };
+    let made = unit.of_pass(OpenPass::new(ROWS, told.1.location().clone()), output);
+    let helpers = run.helpers.map(|helpers| helpers.of_pass(pass));
+    make_splits(&made, rows, output, &run.limits, helpers.as_ref()).await?;
+    if output.is_done(beside) {
+        return Ok(());
+    }
+    let write = async {
+        let mut writer = output.split(beside, "tables");
+        writer.count_rows_in(0);
+        for (table, frame) in side {
+            writer = write_table(writer, table, frame, &head.cx.progress).await?;
+        }
+        Ok(writer)
+    };
+    let writer = unless_cancelled(&head.cx, write).await?;
+    output.commit(writer).await
+}
+
+/// The splits of `size` rows that are not committed yet.
+fn tasks(input: &InputData, size: u64, output: &Output) -> Vec<SplitTask> {
+    let total = input.rows();
+    let task = |number: u64| {
+        let (start, end) = (number * size, total.min((number + 1) * size));
+        let label = format!("{} rows {start}..{end}", input.name);
+        SplitTask { number, label, input: SplitInput::Rows { start, end } }
+    };
+    (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).map(task).collect()
+}
+
+/// What the passes of a stage run with.
+pub(super) struct PassRun<'a> {
+    /// The run directory.
+    pub(super) dir: &'a Location,
+    pub(super) limits: Limits,
+    pub(super) helpers: Option<&'a Helpers>,
+    /// The fingerprint of the stage's dataset.
+    pub(super) fingerprint: String,
+}
+
+impl PassRun<'_> {
+    /// Writes what a pass is told, unless an earlier run has; gives its folder, too.
+    async fn tell(&self, head: &Step, number: usize, told: DataFrame) -> Result<(String, Dataset), RunError> {
+        let folder = format!("{PASSES}/{}/{number:02}-told", head.node.name);
+        let columns = Arc::new(told.schema().as_arrow().clone());
+        let mut output = self.open(head, &folder, columns)?;
+        if !output.state().complete {
+            if !output.is_done(0) {
+                let progress = silent(head);
+                let write = write_table(output.split(0, "all"), MAIN, told, &progress);
+                let writer = unless_cancelled(&head.cx, write).await?;
+                output.commit(writer).await?;
+            }
+            output.complete()?;
+        }
+        Ok((folder, output.dataset()))
+    }
+
+    /// Does a pass that looks.
+    async fn look(
+        &self,
+        unit: &Prepared,
+        (number, name): (usize, &str),
+        (folder, told): (String, Dataset),
+        answers: SchemaRef,
+    ) -> Result<Pass, RunError> {
+        let head = unit.head()?;
+        let own = format!("{PASSES}/{}/{number:02}-answers", head.node.name);
+        let mut output = self.open(head, &own, answers)?;
+        if !output.state().complete {
+            let tasks = tasks(rows_input(head)?, LOOK_SPLITS * split_rows(unit.steps()), &output);
+            let made = unit.of_pass(OpenPass::new(name, told.location().clone()), &output);
+            let state = output.state();
+            let helpers = self.helpers.map(|helpers| {
+                let pass = PassRecipe { name: name.into(), told: folder, answers: Some(own) };
+                let mut helpers = helpers.of_pass(pass);
+                helpers.recipe.fingerprint.clone_from(&state.begin.fingerprint);
+                helpers.recipe.tables.clone_from(&state.begin.tables);
+                helpers
+            });
+            make_splits(&made, tasks, &mut output, &self.limits, helpers.as_ref()).await?;
+            output.complete()?;
+        }
+        Ok(Pass { name: name.into(), told, answers: output.dataset() })
+    }
+
+    /// A dataset of the stage's passes.
+    fn open(&self, head: &Step, folder: &str, columns: SchemaRef) -> Result<Output, RunError> {
+        let node = &head.node;
+        let begin = Begin {
+            format: FORMAT,
+            position: 0,
+            stage: node.name.clone(),
+            kind: node.kind.into(),
+            fingerprint: hex::encode(Sha256::digest(format!("{}/{folder}", self.fingerprint))),
+            recipe: Value::Null,
+            fused: Vec::new(),
+            variant: None,
+            tables: BTreeMap::from([(MAIN.to_string(), columns)]),
+        };
+        let writer = DatasetWriter::open_of_run(self.dir.join(folder), begin, ShardLimits::default())?;
+        Ok(Output::new(&node.name, writer, silent(head)))
+    }
+}
+
+/// The splits of a pass are none of the stage's.
+pub(super) fn silent(head: &Step) -> Progress {
+    Progress::new(&head.node.name, Arc::new(Silent))
+}
