@@ -98,7 +98,7 @@ impl FileColumns {
             }
         }
         let names: Vec<String> = all.iter().map(|column| column.name.clone()).collect();
-        let found = selection.resolve(&names)?;
+        let found = selection.resolve(&names, "rename one of them in the file")?;
         let columns = |indices: &[usize]| indices.iter().map(|&index| all[index].clone()).collect::<Vec<_>>();
         let takes_lists =
             matches!(selection.captions, Some(CaptionRule::Each | CaptionRule::First | CaptionRule::Random));

@@ -12,6 +12,9 @@ pub(super) struct ColumnSelection {
     pub(super) keep: Vec<KeptColumn>,
 }
 
+/// What to do about columns of equal names in a file with a header.
+pub(super) const RENAME: &str = "name the columns of the file: `header = [...]`, without its own";
+
 /// A message and a hint.
 pub(super) type Complaint = (String, String);
 
@@ -37,18 +40,15 @@ impl ColumnSelection {
         ]
     }
 
-    /// The columns of a file with these names.
+    /// The columns of a file with these names. `rename` says what to do about equal ones.
     ///
     /// # Errors
     /// A required column is missing, or a name occurs twice.
-    pub(super) fn resolve(&self, names: &[String]) -> Result<FoundColumns, Complaint> {
+    pub(super) fn resolve(&self, names: &[String], rename: &str) -> Result<FoundColumns, Complaint> {
         let find = |wanted: &str| -> Result<Option<usize>, Complaint> {
             let mut found = names.iter().enumerate().filter(|(_, name)| *name == wanted);
             match (found.next(), found.next()) {
-                (_, Some(_)) => {
-                    let message = format!("two columns have the name `{wanted}`");
-                    Err((message, "name the columns of the file: `header = [...]`, without its own".into()))
-                }
+                (_, Some(_)) => Err((format!("two columns have the name `{wanted}`"), rename.into())),
                 (first, None) => Ok(first.map(|(index, _)| index)),
             }
         };
@@ -175,7 +175,7 @@ mod tests {
         let selection = ColumnSelection::default();
         for (list, header, url, caption) in lists {
             let header: Vec<String> = header.split(',').map(String::from).collect();
-            let found = selection.resolve(&header).unwrap();
+            let found = selection.resolve(&header, RENAME).unwrap();
             let name = |columns: &[usize]| header[columns[0]].clone();
             assert_eq!((name(&found.url), name(&found.caption)), (url.into(), caption.into()), "{list}");
         }
@@ -185,7 +185,7 @@ mod tests {
     fn missing_columns_are_named_with_a_way_out() {
         let complaint = |selection: &ColumnSelection, header: &[&str]| {
             let header: Vec<String> = header.iter().map(ToString::to_string).collect();
-            selection.resolve(&header).err().map(|(message, hint)| format!("{message} | {hint}"))
+            selection.resolve(&header, RENAME).err().map(|(message, hint)| format!("{message} | {hint}"))
         };
         let none = ColumnSelection { captions: Some(CaptionRule::None), ..ColumnSelection::default() };
         let any = ColumnSelection::default();

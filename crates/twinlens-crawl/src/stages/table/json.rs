@@ -23,7 +23,17 @@ pub(super) fn parse(text: &[u8]) -> Result<Object, Refusal> {
         return Err(("not_utf8", "the value is not UTF-8: set `encoding`".into()));
     };
     let repaired = repair_json(text.as_bytes());
-    serde_json::from_str(&repaired).map_err(|_| ("malformed_json", error.to_string()))
+    serde_json::from_str(&repaired).map_err(|_| ("malformed_json", reason(&error)))
+}
+
+/// Why a text is not an object. The place in a text of one line is a byte.
+fn reason(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    match text.strip_suffix(&format!(" at line {line} column {column}")) {
+        Some(cause) if line == 1 => format!("{cause} at byte {column}"),
+        _ => text,
+    }
 }
 
 /// The value of a name: that of a key, or of a path like `image.url`.

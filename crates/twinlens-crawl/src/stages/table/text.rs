@@ -9,7 +9,7 @@ use twinlens_dataset::sniff::FileKind;
 use twinlens_dataset::unpack;
 use twinlens_pipeline::RunError;
 
-use super::columns::{ColumnSelection, FoundColumns, infer_header};
+use super::columns::{ColumnSelection, FoundColumns, RENAME, infer_header};
 use super::encoding::Transcoded;
 use super::errors::{complain, damaged, not_of_format};
 use super::format::Format;
@@ -109,7 +109,7 @@ pub(super) fn inspect(path: &Path, spec: TextSpec<'_>) -> Result<Shape, RunError
     let mut shape = match spec.format {
         Format::Json | Format::Jsonl => inspect_json(path, spec, input, mark)?,
         Format::Txt => {
-            let columns = spec.selection.resolve(&["url".to_string()]);
+            let columns = spec.selection.resolve(&["url".to_string()], RENAME);
             let columns = columns.map_err(|why| complain(path, why))?;
             Shape::new(Layout::Lines, (mark, 1), columns)
         }
@@ -155,7 +155,7 @@ fn inspect_header(path: &Path, spec: TextSpec<'_>, input: Input, mark: u64) -> R
             None => (first, false),
         },
     };
-    let columns = spec.selection.resolve(&names).map_err(|why| complain(path, why))?;
+    let columns = spec.selection.resolve(&names, RENAME).map_err(|why| complain(path, why))?;
     let start = if is_row { (mark, 1) } else { records.position() };
     Ok(Shape::new(Layout::Delimited { dialect, columns: Some(names.len()) }, start, columns))
 }

@@ -154,7 +154,7 @@ fn resize_rule(table: &mut Table<'_>, size: u32) -> Result<ResizeRule> {
 fn normalization(table: &mut Table<'_>) -> Result<([f32; 3], [f32; 3])> {
     let clip = Preprocess::clip(1);
     let rescale = table.flag("do_rescale", true)?;
-    let factor = table.channels("rescale_factor")?.map_or(1.0 / 255.0, |[factor, ..]| factor);
+    let factor = table.float("rescale_factor")?.unwrap_or(1.0 / 255.0);
     let scale = if rescale { 255.0 * factor } else { 255.0 };
     let normalize = table.flag("do_normalize", true)?;
     let mean = table.channels("image_mean")?.unwrap_or(clip.mean.map(f64::from));
@@ -214,7 +214,7 @@ mod tests {
         let clip = Preprocess::clip(16);
         let resized = |resize| Preprocess { resize, ..clip.clone() };
         let normalized = |mean, std| Preprocess { mean, std, ..clip.clone() };
-        let cases: [(&str, std::result::Result<Preprocess, &str>); 35] = [
+        let cases: [(&str, std::result::Result<Preprocess, &str>); 36] = [
             ("{}", Ok(clip.clone())),
             ("\u{feff}{}", Ok(clip.clone())),
             (r#"{ "size": 16, "crop_size": 16 }"#, Ok(clip.clone())),
@@ -255,6 +255,10 @@ mod tests {
                 Ok(normalized([0.5; 3], [0.5; 3])),
             ),
             (r#"{ "rescale_factor": 0.00392156862745098 }"#, Ok(clip.clone())),
+            (
+                r#"{ "rescale_factor": [0.5, 0.25, 0.125] }"#,
+                Err("rescale_factor is [0.5,0.25,0.125], not a number"),
+            ),
             (r#"{ "do_convert_rgb": false, "processor_class": "CLIPProcessor" }"#, Ok(clip.clone())),
             (
                 r#"{ "crop_origin": "floor" }"#,

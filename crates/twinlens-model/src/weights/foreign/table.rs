@@ -92,6 +92,12 @@ impl<'a> Table<'a> {
         numbers.map(Some).ok_or_else(|| self.wrong(key, &format!("is {value}, not three numbers")))
     }
 
+    /// Takes a number; `None` if it is missing or null.
+    pub(super) fn float(&mut self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.wrong(key, &format!("is {value}, not a number")))
+    }
+
     /// Takes a boolean.
     pub(super) fn flag(&mut self, key: &str, default: bool) -> Result<bool> {
         match self.take(key) {
