@@ -30,7 +30,10 @@ mod _twinlens {
     #[pymodule_export]
     use crate::rows::{Rows, scan, sql, tables};
     #[pymodule_export]
-    use crate::runs::{check, command_line, evaluation, model_folder, plan, report, run, status, thumbnail};
+    use crate::runs::{
+        check, command_line, evaluation, model_folder, plan, report, run, serve_child, start_children_by,
+        status, thumbnail,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -44,12 +44,14 @@ pub(crate) struct Options {
     memory: Option<usize>,
     progress: bool,
     tensorboard: Option<PathBuf>,
+    on: Option<String>,
 }
 
 impl From<Options> for RunOptions {
     fn from(options: Options) -> Self {
-        let Options { dir, set, until, max_rows, fresh, threads, memory, progress, tensorboard } = options;
-        Self { dir, set, until, max_rows, fresh, threads, memory, progress, tensorboard }
+        let Options { dir, set, until, max_rows, fresh, threads, memory, progress, tensorboard, on } =
+            options;
+        Self { dir, set, until, max_rows, fresh, threads, memory, progress, tensorboard, on }
     }
 }
 
@@ -160,6 +162,19 @@ pub(crate) fn model_folder(py: Python<'_>, name: String) -> PyResult<PathBuf> {
 #[pyfunction]
 pub(crate) fn thumbnail<'py>(py: Python<'py>, image: &[u8]) -> Option<Bound<'py, PyBytes>> {
     py.detach(|| api::thumbnail(image)).map(|bytes| PyBytes::new(py, &bytes))
+}
+
+/// Says how an interpreter with this module is started.
+#[pyfunction]
+pub(crate) fn start_children_by(program: PathBuf, arguments: Vec<OsString>) {
+    api::start_children_by(program, arguments);
+}
+
+/// Does what a process was started for, and ends it.
+#[pyfunction]
+pub(crate) fn serve_child(py: Python<'_>, argument: OsString) {
+    // The system may refuse by then what an interpreter does at its end.
+    std::process::exit(py.detach(|| api::serve_child(&argument)).unwrap_or(1).into());
 }
 
 /// Runs a command line and returns its exit code.

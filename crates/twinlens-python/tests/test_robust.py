@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from conftest import equal, options
+from conftest import draw, equal, options
 
 import twinlens
 from twinlens import _twinlens
@@ -227,3 +227,35 @@ def test_ctrl_c_ends_a_query(run):
     child.send_signal(signal.SIGINT)
     assert child.communicate(timeout=60)[0] == "interrupted\n"
     assert child.returncode == 0
+
+
+PHOTOS = """
+name = "photos"
+{isolate}
+
+[stages.photos]
+kind = "folder"
+folders = ["pictures"]
+max_reject_share = 1
+"""
+RUN = "import sys, twinlens; twinlens.run(sys.argv[1], dir=sys.argv[2], progress=False)"
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_an_image_that_kills_a_process_is_one_reject(tmp_path, isolate):
+    """Libraries without optimisation abort at an image that holds TWINLENS_ABORT_ON."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        draw(tmp_path / "pictures" / f"{number}.png", "red", "circle", number)
+        (tmp_path / "pictures" / f"{number}.txt").write_text(f"picture {number}")
+    with open(tmp_path / "pictures" / "3.png", "ab") as file:
+        file.write(b"POISON")
+    pipeline, directory = tmp_path / "photos.toml", tmp_path / "run"
+    pipeline.write_text(PHOTOS.format(isolate="isolate = true" if isolate else ""))
+    process = [sys.executable, "-c", RUN, pipeline, directory]
+    environment = os.environ | {"TWINLENS_ABORT_ON": "POISON"}
+    runs = [subprocess.run(process, env=environment, cwd=tmp_path).returncode for _ in range(1 if isolate else 2)]
+    assert runs == ([0] if isolate else [-signal.SIGABRT, 0])
+    rejects = twinlens.open(directory)["photos.rejects"].to_pylist()
+    assert [(one["reject_code"], "3.png" in str(one)) for one in rejects] == [("killed_the_process", True)]
+    assert len(twinlens.open(directory)["photos"].to_pylist()) == 4

@@ -6,15 +6,17 @@
 //! of their own: of one that kills that, too, the row is rejected as `killed_the_process`.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use twinlens_image::{DecodeWatch, ImageModes, Limits, decode_as, watch_decoders};
+
+use crate::children;
 
 /// The file, in the local folder of a run.
 const FILE: &str = ".inflight";
@@ -32,14 +34,6 @@ const NO_SLOT: u32 = u32::MAX;
 const END: usize = 4096;
 /// In debug builds: an image that holds the value of this variable aborts its process. For tests.
 pub(crate) const ABORT_ON: &str = "TWINLENS_ABORT_ON";
-
-/// Whether the program of this process is one that calls [`trial`].
-static CAN_TRY: AtomicBool = AtomicBool::new(false);
-
-/// Whether this process can start its own program to decode images.
-pub(crate) fn can_start_itself() -> bool {
-    CAN_TRY.load(Ordering::Relaxed)
-}
 
 /// What an image is known by: checksums of both ends, and its length. Another image with the same
 /// key is only tried in vain.
@@ -73,8 +67,8 @@ impl Notes {
     /// Notes in a folder from now on what this process decodes.
     pub(crate) fn watch(folder: &Path) -> Arc<Self> {
         let opened = OnceLock::new();
-        if !can_start_itself() {
-            // Another program, such as Python, cannot be started to decode one image.
+        if !children::can_be_started() {
+            // A suspect could not be tried.
             let _ = opened.set(None);
         }
         let notes = Arc::new(Self { folder: folder.into(), opened });
@@ -233,8 +227,8 @@ fn survives_trial(bytes: &[u8]) -> bool {
 }
 
 fn try_alone(bytes: &[u8]) -> io::Result<bool> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(TRIAL).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = children::command(TRIAL)?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // It reads all of it first, unless it dies.
@@ -254,16 +248,14 @@ fn try_alone(bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// If this process was started to decode one image: does that. Otherwise the program of this
-/// process may be started so from now on.
-pub(crate) fn trial() -> Option<ExitCode> {
-    CAN_TRY.store(true, Ordering::Relaxed);
-    if std::env::args_os().nth(1).is_none_or(|argument| argument != TRIAL) {
+/// If this process was started to decode one image: does that.
+pub(crate) fn trial(argument: &OsStr) -> Option<u8> {
+    if argument != TRIAL {
         return None;
     }
     let mut bytes = Vec::new();
     if io::stdin().read_to_end(&mut bytes).is_err() {
-        return Some(ExitCode::FAILURE);
+        return Some(1);
     }
     abort_on_marked(&bytes);
     // The process that asks has checked the header.
@@ -271,7 +263,7 @@ pub(crate) fn trial() -> Option<ExitCode> {
     // What is refused did not kill.
     let _ = decode_as(&bytes, &limits, ImageModes::White);
     let _ = decode_as(&bytes, &limits, ImageModes::OpenClip);
-    Some(ExitCode::SUCCESS)
+    Some(0)
 }
 
 pub(crate) fn abort_on_marked(bytes: &[u8]) {

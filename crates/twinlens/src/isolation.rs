@@ -9,7 +9,7 @@ mod confined;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use twinlens_image::{DecodeRequest, DecodedImage, ImageError, RemoteDecoder, dec
 
 pub(crate) use self::confined::decoder_process;
 use crate::errors::Failure;
-use crate::in_flight;
+use crate::{children, in_flight};
 
 /// How long an image may take by the clock. A process on a busy machine is slower than its limit
 /// on computing time says.
@@ -27,7 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a process is started again before its image is given up, if the machine refuses.
 const STARTS: u32 = 5;
 
-/// Images are decoded by processes of their own until this is dropped.
+/// How many [`Isolation`]s there are: runs of one process share its decoders.
+static HELD: Mutex<usize> = Mutex::new(0);
+
+/// Images of this process are decoded by processes of their own until the last of these is dropped.
 pub(crate) struct Isolation(());
 
 impl Isolation {
@@ -39,22 +42,26 @@ impl Isolation {
         if !is_on {
             return Ok(None);
         }
-        if !in_flight::can_start_itself() {
-            return Err(Failure::user("this program cannot start processes that decode images")
-                .hint("run the pipeline with the command `twinlens`"));
+        let mut held = locked(&HELD);
+        if *held == 0 {
+            let decoders = Decoders::start().map_err(|error| {
+                Failure::user(format!("cannot start a process that decodes images: {error}"))
+                    .hint("run without `isolate`")
+            })?;
+            decode_remotely(Some(decoders));
         }
-        let decoders = Decoders::start().map_err(|error| {
-            Failure::user(format!("cannot start a process that decodes images: {error}"))
-                .hint("run without --isolate")
-        })?;
-        decode_remotely(Some(decoders));
+        *held += 1;
         Ok(Some(Self(())))
     }
 }
 
 impl Drop for Isolation {
     fn drop(&mut self) {
-        decode_remotely(None);
+        let mut held = locked(&HELD);
+        *held -= 1;
+        if *held == 0 {
+            decode_remotely(None);
+        }
     }
 }
 
@@ -144,8 +151,8 @@ struct Decoder {
 
 impl Decoder {
     fn start() -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(confined::ARGUMENT).env_clear().current_dir("/");
+        let mut command = children::command(confined::ARGUMENT)?;
+        command.env_clear().current_dir("/");
         if cfg!(debug_assertions) {
             command.envs(std::env::var_os(in_flight::ABORT_ON).map(|mark| (in_flight::ABORT_ON, mark)));
         }

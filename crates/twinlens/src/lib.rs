@@ -17,6 +17,7 @@ mod allocator;
 pub mod api;
 mod check;
 mod checkpoint;
+mod children;
 mod cli;
 mod cluster;
 mod config;
@@ -105,8 +106,11 @@ pub fn registry() -> Registry {
 /// Sets process-wide state: the panic hook, signal handlers, and options of the allocator. Call it
 /// once, before other threads start, and return its result from `main`.
 pub fn main(registry: Registry) -> ExitCode {
-    if let Some(exit) = isolation::decoder_process().or_else(in_flight::trial) {
-        return exit;
+    if let Some(exit) = std::env::args_os().nth(1).and_then(|argument| children::serve(&argument)) {
+        return ExitCode::from(exit);
+    }
+    if let Ok(program) = std::env::current_exe() {
+        children::start_by(program, Vec::new());
     }
     allocator::init();
     ExitCode::from(command_line(registry, std::env::args_os().collect()))

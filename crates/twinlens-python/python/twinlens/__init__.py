@@ -7,6 +7,7 @@
 ``twinlens help python`` in a terminal is the guide.
 """
 
+from . import _children as _children
 from ._clip import Clip
 from ._evaluate import evaluate
 from ._pairs import Pairs

@@ -31,7 +31,7 @@ def options(**given: Any) -> dict[str, Any]:
     """Options with those that are not given."""
     default = {
         "dir": None, "set": {}, "until": None, "max_rows": None, "fresh": False,
-        "threads": None, "memory": None, "progress": False, "tensorboard": None,
+        "threads": None, "memory": None, "progress": False, "tensorboard": None, "on": None,
     }  # fmt: skip
     all_of = default | given
     directory, set_ = all_of["dir"], all_of["set"]
@@ -46,6 +46,7 @@ def run(
     dir: str | os.PathLike[str] | None = None,
     set: dict[str, Any] | None = None,
     until: str | None = None,
+    on: str | None = None,
     max_rows: int | None = None,
     fresh: bool = False,
     threads: int | None = None,
@@ -58,7 +59,8 @@ def run(
 
     ``pipeline`` is the path of a file, TOML text of several lines, or a dict. Relative paths in it
     start at the file, else at the current directory. The other arguments are the options of
-    ``twinlens run``; ``set`` is a dict of variables, options (``"clip.lr"``) and top-level keys.
+    ``twinlens run``; ``set`` is a dict of variables, options (``"clip.lr"``) and top-level keys,
+    and ``on`` the scheduler of a cluster, ``"df://host:50050"``, whose executors make the splits.
 
     ``on_event`` is called in this thread with each event as a dict: ``stage_started``,
     ``split_committed``, ``stage_finished``, ``stage_reused``, ``train_step``, ``evaluated``,
@@ -73,7 +75,7 @@ def run(
         # What is drawn on a terminal does not reach a notebook.
         shown, on_event = False, _printing(on_event)
     given = options(
-        dir=dir, set=set, until=until, max_rows=max_rows, fresh=fresh,
+        dir=dir, set=set, until=until, on=on, max_rows=max_rows, fresh=fresh,
         threads=threads, memory=memory, progress=shown, tensorboard=tensorboard,
     )  # fmt: skip
     call = None if on_event is None else lambda event: on_event(json.loads(event))

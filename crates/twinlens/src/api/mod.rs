@@ -21,12 +21,26 @@ pub use run::{PipelineSource, RunOptions, RunSummary, check, plan, run};
 pub use twinlens_pipeline::run::events::Event;
 pub use twinlens_train::Part;
 
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
 use serde_json::Value;
 use twinlens_pipeline::Registry;
 
 /// Prepares the process: panics that become errors print nothing. Call it once.
 pub fn init() {
     crate::silence_panics();
+}
+
+/// Says how a process like this one is started, with one more argument that [`serve_child`] is
+/// given there. Images can then be decoded in processes of their own. Only the first call counts.
+pub fn start_children_by(program: PathBuf, arguments: Vec<OsString>) {
+    crate::children::start_by(program, arguments);
+}
+
+/// Does what a process was started for, and gives its exit code; `None` if that is unknown.
+pub fn serve_child(argument: &OsStr) -> Option<u8> {
+    crate::children::serve(argument)
 }
 
 /// The datasets of a run directory with their rows and rejects, as JSON.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -13,8 +14,13 @@ use twinlens_pipeline::run::{self, Settings};
 use super::error::{Error, catch};
 use crate::cli::{EngineArgs, LogFormat, ProgressMode, VerifyMode};
 use crate::errors::Failure;
+use crate::in_flight::Notes;
+use crate::isolation::Isolation;
 use crate::progress::Watcher;
 use crate::{config, runtime, secrets};
+
+/// How long a run waits for a scheduler that does not answer, and for executors.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a pipeline comes from.
 #[derive(Debug, Clone)]
@@ -60,6 +66,8 @@ pub struct RunOptions {
     pub progress: bool,
     /// A directory for TensorBoard's event files.
     pub tensorboard: Option<PathBuf>,
+    /// The scheduler whose executors make the splits: `df://HOST:PORT`.
+    pub on: Option<String>,
 }
 
 /// A finished run.
@@ -117,12 +125,16 @@ pub fn run(
             max_rows: options.max_rows,
             ..crate::run::settings(&engine, options.dir.as_deref(), &pipeline)?
         };
+        let settings = crate::run::connected(settings, options.on.clone(), PATIENCE, &pipeline)?;
         let watcher = Arc::new(crate::run::watcher(&engine, &settings, &pipeline)?);
         let observer = Arc::new(Observers { watcher: watcher.clone(), on_event });
+        let _isolation = Isolation::begin(engine.isolate || pipeline.isolate)?;
+        let notes = Notes::watch(&settings.dir.local_path());
         let work = crate::run::with_sites(&pipeline, &settings, async |settings| {
             Ok(run::run(&pipeline, registry, settings, observer, cancel).await?)
         });
         let done = runtime::block_on(Some(settings.threads), work);
+        notes.stop(done.is_ok());
         watcher.end(&json!({ "event": "run_ended" }));
         let outcome = done.map_err(|failure| crate::run::of_running_stage(failure, &watcher))?;
         crate::run::check_outcome(&pipeline, &settings, &outcome)?;

@@ -1,6 +1,6 @@
 //! `--isolate` where processes cannot be limited.
 
-use std::process::ExitCode;
+use std::ffi::OsStr;
 
 use crate::errors::Failure;
 
@@ -16,6 +16,6 @@ impl Isolation {
     }
 }
 
-pub(crate) fn decoder_process() -> Option<ExitCode> {
+pub(crate) fn decoder_process(_: &OsStr) -> Option<u8> {
     None
 }

@@ -5,8 +5,8 @@
 //! the two pipes, so that bytes which take the process over reach no file, no network and no
 //! program.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use twinlens_image::{DecodeRequest, write_answer};
@@ -24,12 +24,12 @@ pub(super) const MEMORY: u64 = 3 << 30;
 pub(super) const CPU_SECONDS: u64 = 30;
 
 /// If this process was started to decode images: does that, until nobody asks any more.
-pub(crate) fn decoder_process() -> Option<ExitCode> {
-    if std::env::args_os().nth(1).is_none_or(|argument| argument != ARGUMENT) {
+pub(crate) fn decoder_process(argument: &OsStr) -> Option<u8> {
+    if argument != ARGUMENT {
         return None;
     }
     twinlens_image::silence_decoder_panics();
-    Some(if serve().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Some(u8::from(serve().is_err()))
 }
 
 fn serve() -> io::Result<()> {
