@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod architecture;
+#[cfg(unix)]
+mod by_host;
 mod cases;
 #[cfg(unix)]
 mod change_of_mind;

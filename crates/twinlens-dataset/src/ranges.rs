@@ -41,6 +41,19 @@ impl Dataset {
         stream(session, schema, partitions.collect())
     }
 
+    /// Several ranges of rows of a table as a plan, one after another.
+    pub fn ranges(
+        &self,
+        session: &SessionContext,
+        table: &str,
+        ranges: &[(u64, u64)],
+    ) -> Result<DataFrame, DatasetError> {
+        let schema = self.schema(table)?;
+        let parts = |&(start, end): &(u64, u64)| self.shard_ranges(table, &schema, start..end);
+        let shards = ranges.iter().flat_map(parts).map(|(_, range)| (None, range)).collect();
+        stream(session, schema.clone(), vec![Arc::new(ShardSequence { schema: schema.clone(), shards })])
+    }
+
     /// Some columns of rows `start..end` of a table as a plan: the column `label` has the position
     /// of each row, counted over all shards in order from 0.
     pub fn numbered_range(
@@ -55,8 +68,8 @@ impl Dataset {
         // A few partitions, so that few of very many shards are open at a time.
         let size = ranges.len().div_ceil(session.copied_config().target_partitions().max(1)).max(1);
         let partition = |shards: &[(u64, ShardRange)]| {
-            let shards = shards.iter().map(|(first, range)| (Label::From(*first), range.clone()));
-            Arc::new(LabelledShards { schema: schema.clone(), shards: shards.collect() })
+            let shards = shards.iter().map(|(first, range)| (Some(Label::From(*first)), range.clone()));
+            Arc::new(ShardSequence { schema: schema.clone(), shards: shards.collect() })
                 as Arc<dyn PartitionStream>
         };
         stream(session, schema.clone(), ranges.chunks(size).map(partition).collect())
@@ -97,11 +110,11 @@ impl Dataset {
                     schema: kept.clone(),
                     rows: 0..file.rows as usize,
                 };
-                (Label::Split(split), range)
+                (Some(Label::Split(split)), range)
             }));
         }
         // One partition, so that few of very many shards are open at a time.
-        let labelled = LabelledShards { schema: schema.clone(), shards: shards.into() };
+        let labelled = ShardSequence { schema: schema.clone(), shards: shards.into() };
         stream(session, schema, vec![Arc::new(labelled)])
     }
 }
@@ -205,14 +218,14 @@ impl Label {
     }
 }
 
-/// Shards one after another, each with numbers beside its rows.
+/// Shards one after another, with numbers beside their rows if they have a label.
 #[derive(Debug)]
-struct LabelledShards {
+struct ShardSequence {
     schema: SchemaRef,
-    shards: Arc<[(Label, ShardRange)]>,
+    shards: Arc<[(Option<Label>, ShardRange)]>,
 }
 
-impl PartitionStream for LabelledShards {
+impl PartitionStream for ShardSequence {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -224,6 +237,7 @@ impl PartitionStream for LabelledShards {
             let ((mut label, shard), schema) = (shards[at].clone(), schema.clone());
             shard.read(batch_rows).map(move |batch| {
                 let batch = batch?;
+                let Some(label) = &mut label else { return Ok(batch) };
                 let mut columns = batch.columns().to_vec();
                 columns.push(Arc::new(label.next(batch.num_rows())));
                 Ok(RecordBatch::try_new(schema.clone(), columns)?)

@@ -34,6 +34,15 @@ const PREPROCESSING_FILE: &str = "preprocessor_config.json";
 /// What the names of files of weights end in.
 const WEIGHTS_ENDING: &str = ".safetensors";
 
+/// Which rows of a row stage are in one split.
+#[derive(Debug, Clone)]
+pub struct SplitBy {
+    /// A text column.
+    pub column: String,
+    /// The group of a text.
+    pub group: fn(&str) -> String,
+}
+
 /// What a stage declared.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -62,6 +71,8 @@ pub struct Plan {
     pub computes: Vec<String>,
     /// The most rows of a split.
     pub split_rows: Option<usize>,
+    /// Which rows are in one split.
+    pub split_by: Option<SplitBy>,
     /// Lines that `plan` shows.
     pub notes: Vec<String>,
     /// Whether rows are taken over from a dataset that was made from fewer; `None`: never.
@@ -435,6 +446,12 @@ impl Ports<'_> {
     /// after a crash).
     pub fn split_rows(&mut self, rows: usize) {
         self.plan.split_rows = Some(rows.max(1));
+    }
+
+    /// Rows of a row stage with the same group are in one split, which may then have more rows than
+    /// [`split_rows`](Self::split_rows) says. `group` gives the group of a text in `column`.
+    pub fn split_by(&mut self, column: &str, group: fn(&str) -> String) {
+        self.plan.split_by = Some(SplitBy { column: column.into(), group });
     }
 
     /// Each row that the stage makes depends on nothing but the row of its input and its other

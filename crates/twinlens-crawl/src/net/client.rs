@@ -60,6 +60,9 @@ pub struct ClientDeps {
     pub seed: u64,
     /// How many processes share the limits per host; 0 means 1.
     pub sharers: Arc<AtomicUsize>,
+    /// Whether no other process asks the hosts that this one is told to ask. Redirects may lead to
+    /// any host.
+    pub has_own_hosts: bool,
     /// What messages must not tell.
     pub secrets: Arc<Secrets>,
 }
@@ -73,6 +76,7 @@ pub struct Client {
     proxies: Proxies,
     policy: Arc<AddressPolicy>,
     hosts: Hosts,
+    has_own_hosts: bool,
     open: Arc<Semaphore>,
     budget: ByteBudget,
     breaker: Mutex<Breaker>,
@@ -129,6 +133,7 @@ impl Client {
             no_tls,
             policy,
             hosts: Hosts::new(options.per_host, deps.sharers),
+            has_own_hosts: deps.has_own_hosts,
             open: Arc::new(Semaphore::new(deps.max_open.clamp(1, Semaphore::MAX_PERMITS))),
             budget: deps.budget,
             breaker: Mutex::new(Breaker::new(options.max_unreachable)),
@@ -226,7 +231,8 @@ impl Client {
         let mut url = request.url.clone();
         for _ in 0..=self.options.max_redirects {
             let send_secrets = request.send_secrets && url.origin() == request.url.origin();
-            let response = self.get_once(Request { url: &url, send_secrets, ..request }).await?;
+            let alone = self.has_own_hosts && url.host() == request.url.host();
+            let response = self.get_once(Request { url: &url, send_secrets, ..request }, alone).await?;
             match &response.redirect {
                 Some(target) if request.follow_redirects => url = target.clone(),
                 _ => return Ok(response),
@@ -236,8 +242,8 @@ impl Client {
         Err(FetchError::new(FetchErrorKind::TooManyRedirects, detail))
     }
 
-    /// One request.
-    async fn get_once(&self, request: Request<'_>) -> Result<Response, FetchError> {
+    /// One request; `alone` if no other process asks this host.
+    async fn get_once(&self, request: Request<'_>, alone: bool) -> Result<Response, FetchError> {
         self.policy.check_url(request.url)?;
         if let (Some(why), "https") = (&self.no_tls, request.url.scheme()) {
             return Err(FetchError::new(FetchErrorKind::Tls, why.clone()));
@@ -258,7 +264,7 @@ impl Client {
         } else {
             Arc::default()
         };
-        let _slot = host.acquire(delay).await;
+        let _slot = host.acquire(delay, alone).await;
         // Only now: this request may have waited while others timed out.
         if let Some(error) = host.given_up() {
             return Err(error);

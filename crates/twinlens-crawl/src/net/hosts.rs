@@ -50,9 +50,10 @@ pub(super) struct Host {
 impl Host {
     /// Waits for a slot, and until `delay` has passed since the last request started. Where several
     /// processes make the splits of a run, each takes its share: of the slots, but at least one,
-    /// and of the requests per second.
-    pub(super) async fn acquire(&self, delay: Duration) -> Option<OwnedSemaphorePermit> {
-        let sharers = self.sharers.load(Ordering::Relaxed).clamp(1, MAX_SHARERS);
+    /// and of the requests per second. A process that asks a host `alone` takes all.
+    pub(super) async fn acquire(&self, delay: Duration, alone: bool) -> Option<OwnedSemaphorePermit> {
+        let sharers = if alone { 1 } else { self.sharers.load(Ordering::Relaxed) };
+        let sharers = sharers.clamp(1, MAX_SHARERS);
         let delay = delay * sharers as u32;
         // The more share, the more slots a request takes: their number may change at any time.
         let slots = sharers.min(self.per_host) as u32;
@@ -150,16 +151,17 @@ mod tests {
         for (sharers, at_a_time) in [(0, 4), (1, 4), (2, 2), (3, 1), (4, 1), (9, 1)] {
             let (host, mut open) = (host(sharers), Vec::new());
             for _ in 0..at_a_time {
-                open.push(host.acquire(Duration::ZERO).await);
+                open.push(host.acquire(Duration::ZERO, false).await);
             }
-            let one_more = tokio::time::timeout(Duration::from_millis(20), host.acquire(Duration::ZERO));
+            let one_more =
+                tokio::time::timeout(Duration::from_millis(20), host.acquire(Duration::ZERO, false));
             assert!(one_more.await.is_err(), "{sharers} processes");
             open.pop();
-            drop(host.acquire(Duration::ZERO).await.unwrap());
+            drop(host.acquire(Duration::ZERO, false).await.unwrap());
         }
         let (host, started) = (host(3), Instant::now());
         for _ in 0..3 {
-            drop(host.acquire(Duration::from_millis(40)).await);
+            drop(host.acquire(Duration::from_millis(40), false).await);
         }
         assert!(started.elapsed() >= Duration::from_millis(2 * 3 * 40));
     }

@@ -42,6 +42,7 @@ use twinlens_pipeline::{
     Fault, Input, Inputs, Located, Ports, Required, Rows, RunContext, RunError, Secrets, SortKey, StageKind,
     TakesOver, Work,
 };
+use url::Url;
 
 use self::assemble::{Assembler, FinishedRows};
 use self::columns::{added_columns, with_images};
@@ -94,6 +95,11 @@ pub struct FetchOptions {
     #[serde(default = "split_rows")]
     #[schemars(range(min = 1))]
     split_rows: usize,
+    /// Which rows are in one split. With `"host"`, all images of a host are fetched by one of the
+    /// processes that make splits, which then has the whole of the host's limits; a host with more
+    /// images than `split_rows` is one split.
+    #[serde(default, skip_serializing_if = "SplitRule::is_default")]
+    split_by: SplitRule,
     /// HTTP settings.
     #[serde(default = "super::options::default_option::<HttpOptions>")]
     http: Located<HttpOptions>,
@@ -102,6 +108,28 @@ pub struct FetchOptions {
     #[serde(skip_deserializing, default = "decoder")]
     #[schemars(skip)]
     decoder: &'static str,
+}
+
+/// Which rows are in one split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum SplitRule {
+    /// Those that follow each other.
+    #[default]
+    Rows,
+    /// All of some hosts.
+    Host,
+}
+
+impl SplitRule {
+    fn is_default(&self) -> bool {
+        *self == Self::Rows
+    }
+}
+
+/// The host of a URL; nothing for a path, and for what is no URL.
+fn host(url: &str) -> String {
+    Url::parse(url).ok().and_then(|url| url.host_str().map(String::from)).unwrap_or_default()
 }
 
 /// `fetch` as it runs.
@@ -152,6 +180,9 @@ http = { user_agent = "my-fetcher/1.0 (me@example.org)" }
         ports.output(output, SortKey::columns(ROW_ORDER));
         added.fields().iter().for_each(|field| ports.computes(field.name()));
         ports.split_rows(options.split_rows);
+        if options.split_by == SplitRule::Host {
+            ports.split_by("url", host);
+        }
         ports.takes_over(TakesOver::Costly(PASSING_CODES));
         options::check_http(ports, &options.http);
         options::check_images(ports, &options.resize, &options.encode, &options.limits);
@@ -211,6 +242,7 @@ impl Fetch {
             lenient: options.lenient,
             originals: options.originals,
             concurrency: options.concurrency.clamp(1, 10_000),
+            has_own_hosts: options.split_by == SplitRule::Host,
         };
         ImageFetcher::open(cx, &options.http, &options.local, images)
     }

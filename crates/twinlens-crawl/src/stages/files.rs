@@ -111,7 +111,7 @@ impl FileOpener {
         let budget = || ByteBudget::new(cx.bytes_in_flight as u64);
         let client = self
             .client
-            .get_or_try_init(|| async { super::network::client(cx, &self.http, budget(), MAX_OPEN) })
+            .get_or_try_init(|| async { super::network::client(cx, &self.http, budget(), MAX_OPEN, false) })
             .await?;
         let download = remote::download(client, file, &cx.files.scratch).await?;
         Ok(InputFile { name, written: file.into(), path: download.path().into(), download: Some(download) })

@@ -7,12 +7,14 @@ use twinlens_pipeline::{RunContext, RunError};
 
 use crate::net::{ByteBudget, CachedLookup, Client, ClientDeps, HttpOptions, PROXY_VARIABLES, SystemLookup};
 
-/// The client of one stage of one run, with at most `max_open` requests in flight.
+/// The client of one stage of one run, with at most `max_open` requests in flight; `has_own_hosts`
+/// if no other process asks the hosts of its rows.
 pub(super) fn client(
     cx: &RunContext,
     http: &HttpOptions,
     budget: ByteBudget,
     max_open: usize,
+    has_own_hosts: bool,
 ) -> Result<Client, RunError> {
     let deps = ClientDeps {
         lookup: Arc::new(CachedLookup::new(Arc::new(SystemLookup))),
@@ -23,6 +25,7 @@ pub(super) fn client(
         environment: proxy_variables(),
         seed: cx.seed_for("network"),
         sharers: cx.sharers.clone(),
+        has_own_hosts,
         secrets: cx.secrets.clone(),
     };
     Client::new(http.clone(), deps)

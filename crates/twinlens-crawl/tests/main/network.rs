@@ -49,6 +49,7 @@ pub(crate) fn deps(lookup: Arc<dyn Lookup>, budget: ByteBudget) -> ClientDeps {
         secrets: Default::default(),
         seed: 7,
         sharers: Arc::default(),
+        has_own_hosts: false,
     }
 }
 

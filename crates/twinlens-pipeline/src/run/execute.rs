@@ -13,6 +13,7 @@ use twinlens_dataset::{Commit, MAIN, SplitWriter};
 use crate::context::RunContext;
 use crate::error::RunError;
 use crate::run::elsewhere::{Elsewhere, UnitWork, splits_here};
+use crate::run::grouped;
 use crate::run::output::{Output, write_table};
 use crate::run::passes::{self, PassRecipe, PassRun};
 use crate::run::plan::Unit;
@@ -88,7 +89,12 @@ pub async fn execute(
     helpers: Option<&Helpers>,
 ) -> Result<(), RunError> {
     let head = unit.head()?;
+    let fingerprint = output.state().begin.fingerprint.clone();
+    let run = PassRun { dir, limits: *limits, helpers, fingerprint };
     match &head.node.work {
+        Work::Rows(_) if head.node.plan.split_by.is_some() => {
+            grouped::execute(unit, output, &run).await?;
+        }
         Work::Rows(_) => {
             let tasks = row_tasks(unit, output, limits)?;
             make_splits(unit, tasks, output, limits, helpers).await?;
@@ -103,11 +109,7 @@ pub async fn execute(
                 check_used(&head.node.name, output)?;
             }
         }
-        Work::Passes(passes) => {
-            let fingerprint = output.state().begin.fingerprint.clone();
-            let run = PassRun { dir, limits: *limits, helpers, fingerprint };
-            passes::execute(unit, passes.as_ref(), output, &run).await?;
-        }
+        Work::Passes(passes) => passes::execute(unit, passes.as_ref(), output, &run).await?,
         Work::Whole(whole) => self::whole(head, whole.as_ref(), output).await?,
         Work::Query(query) => self::query(head, query.as_ref(), output).await?,
         Work::Job(job) => job.run(&head.cx, &head.inputs, output.limited(limits.max_rows)).await?,

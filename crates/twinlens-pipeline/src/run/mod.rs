@@ -15,6 +15,7 @@ pub mod execute;
 pub mod failure;
 pub mod fingerprint;
 pub mod generations;
+mod grouped;
 pub mod machine;
 pub mod output;
 mod passes;
@@ -289,7 +290,7 @@ impl Run<'_> {
             Dataset::open(dir)?;
             // A kill may have come after the dataset was complete.
             let mut notes = generations::delete_old(&self.settings.dir, &node.name)?;
-            notes.extend(self.delete_passes(node)?);
+            notes.extend(self.delete_passes(unit)?);
             notes.into_iter().for_each(|note| Progress::new(&node.name, self.observer.clone()).note(note));
             info!(rows, "reused");
             self.observer.event(&Event::StageReused { stage: node.name.clone(), rows });
@@ -345,7 +346,7 @@ impl Run<'_> {
         let dir = &self.settings.dir;
         let mut notes = generations::prune(dir, &node.name, &self.kept(node), false)?;
         notes.extend(generations::delete_old(dir, &node.name)?);
-        notes.extend(self.delete_passes(node)?);
+        notes.extend(self.delete_passes(unit)?);
         notes.into_iter().for_each(|note| progress.note(note));
         let state = output.state();
         let (rows, seconds) = (state.rows(MAIN), started.elapsed().as_secs_f64());
@@ -357,10 +358,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Deletes what the passes of a complete stage left. Gives what to say about what stays.
-    fn delete_passes(&self, node: &Node) -> Result<Vec<String>, RunError> {
-        match node.work {
-            Work::Passes(_) => passes::delete(&self.settings.dir, &node.name),
+    /// Deletes what the passes of a complete unit left. Gives what to say about what stays.
+    fn delete_passes(&self, unit: &Unit) -> Result<Vec<String>, RunError> {
+        // Passes are kept under the name of the stage that has them: the first of its unit.
+        let head = &self.pipeline.nodes[unit.nodes[0]];
+        match head.work {
+            Work::Passes(_) => passes::delete(&self.settings.dir, &head.name),
+            Work::Rows(_) if head.plan.split_by.is_some() => passes::delete(&self.settings.dir, &head.name),
             _ => Ok(Vec::new()),
         }
     }

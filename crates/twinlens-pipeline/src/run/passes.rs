@@ -40,21 +40,38 @@ pub struct PassRecipe {
     /// Its name in the stage.
     pub name: String,
     /// The folder of what it is told, in the run directory.
-    pub told: String,
+    pub told: Option<String>,
     /// The folder of its answers; `None` for the pass that makes the rows of the stage's dataset.
     pub answers: Option<String>,
+    /// How many groups of rows there are, where a split is a group ([`grouped`](super::grouped)).
+    pub groups: u64,
 }
 
 /// A pass in a process that makes splits of it.
 pub(super) struct OpenPass {
     name: String,
-    told: Location,
+    told: Option<Location>,
+    dataset: OnceCell<Dataset>,
     work: OnceCell<Box<dyn PassWork>>,
+    pub(super) groups: u64,
 }
 
 impl OpenPass {
-    pub(super) fn new(name: &str, told: Location) -> Self {
-        Self { name: name.into(), told, work: OnceCell::new() }
+    /// A pass of a run in `dir`.
+    pub(super) fn new(dir: &Location, recipe: &PassRecipe) -> Self {
+        let told = recipe.told.as_ref().map(|folder| dir.join(folder));
+        let (dataset, work) = (OnceCell::new(), OnceCell::new());
+        Self { name: recipe.name.clone(), told, dataset, work, groups: recipe.groups }
+    }
+
+    /// What it is told.
+    pub(super) async fn told(&self) -> Result<&Dataset, RunError> {
+        let open = || async {
+            let untold = || RunError::Internal(format!("the pass `{}` is told nothing", self.name));
+            let folder = self.told.clone().ok_or_else(untold)?;
+            Ok(blocking(move || Dataset::open(folder)).await??)
+        };
+        self.dataset.get_or_try_init(open).await
     }
 
     /// Whether it makes the rows.
@@ -64,11 +81,7 @@ impl OpenPass {
 
     /// What makes its splits.
     pub(super) async fn work(&self, cx: &RunContext, passes: &dyn Passes) -> Result<&dyn PassWork, RunError> {
-        let open = || async {
-            let folder = self.told.clone();
-            let told = blocking(move || Dataset::open(folder)).await??;
-            passes.open(cx, &self.name, &told).await
-        };
+        let open = || async { passes.open(cx, &self.name, self.told().await?).await };
         Ok(&**self.work.get_or_try_init(open).await?)
     }
 }
@@ -122,7 +135,7 @@ pub(super) async fn execute(
 ) -> Result<(), RunError> {
     let head = unit.head()?;
     let input = rows_input(head)?;
-    let rows = tasks(input, split_rows(unit.steps()), output);
+    let rows = tasks(input, split_rows(unit.steps()), input.rows(), output);
     // The side tables are a split of their own.
     let beside = input.rows().div_ceil(split_rows(unit.steps()));
     head.cx.progress.total(input.rows());
@@ -130,20 +143,25 @@ pub(super) async fn execute(
     if rows.is_empty() && output.is_done(beside) {
         return Ok(());
     }
-    own_folder(run.dir, &head.node.name)?;
     let mut done = Vec::new();
     let (told, side) = loop {
         let next = passes.next(&head.cx, input, &head.inputs, &done);
         match unless_cancelled(&head.cx, next).await? {
             NextPass::Look { name, told, answers } => {
-                let told = run.tell(head, done.len(), told).await?;
-                done.push(run.look(unit, (done.len(), name), told, answers).await?);
+                let number = done.len();
+                let (folder, told) = run.tell(head, number, told).await?;
+                let own = run.folder(head, &format!("{number:02}-answers"))?;
+                let (name, told_in) = (name.to_string(), Some(folder));
+                let pass = PassRecipe { name: name.clone(), told: told_in, answers: Some(own), groups: 0 };
+                let size = LOOK_SPLITS * split_rows(unit.steps());
+                let answers = run.answers(unit, pass, answers, (size, input.rows())).await?;
+                done.push(Pass { name, told, answers });
             }
             NextPass::Rows { told, side } => break (run.tell(head, done.len(), told).await?, side),
         }
     };
-    let pass = PassRecipe { name: ROWS.into(), told: told.0, answers: None };
-    let made = unit.of_pass(OpenPass::new(ROWS, told.1.location().clone()), output);
+    let pass = PassRecipe { name: ROWS.into(), told: Some(told.0), answers: None, groups: 0 };
+    let made = unit.of_pass(OpenPass::new(run.dir, &pass), output);
     let helpers = run.helpers.map(|helpers| helpers.of_pass(pass));
     make_splits(&made, rows, output, &run.limits, helpers.as_ref()).await?;
     if output.is_done(beside) {
@@ -161,9 +179,8 @@ pub(super) async fn execute(
     output.commit(writer).await
 }
 
-/// The splits of `size` rows that are not committed yet.
-fn tasks(input: &InputData, size: u64, output: &Output) -> Vec<SplitTask> {
-    let total = input.rows();
+/// The splits of `size` of the first `total` rows that are not committed yet.
+fn tasks(input: &InputData, size: u64, total: u64, output: &Output) -> Vec<SplitTask> {
     let task = |number: u64| {
         let (start, end) = (number * size, total.min((number + 1) * size));
         let label = format!("{} rows {start}..{end}", input.name);
@@ -185,7 +202,7 @@ pub(super) struct PassRun<'a> {
 impl PassRun<'_> {
     /// Writes what a pass is told, unless an earlier run has; gives its folder, too.
     async fn tell(&self, head: &Step, number: usize, told: DataFrame) -> Result<(String, Dataset), RunError> {
-        let folder = format!("{PASSES}/{}/{number:02}-told", head.node.name);
+        let folder = self.folder(head, &format!("{number:02}-told"))?;
         let columns = Arc::new(told.schema().as_arrow().clone());
         let mut output = self.open(head, &folder, columns)?;
         if !output.state().complete {
@@ -200,23 +217,27 @@ impl PassRun<'_> {
         Ok((folder, output.dataset()))
     }
 
-    /// Does a pass that looks.
-    async fn look(
+    /// The folder of a dataset of the stage's passes, in the run directory.
+    pub(super) fn folder(&self, head: &Step, name: &str) -> Result<String, RunError> {
+        own_folder(self.dir, &head.node.name)?;
+        Ok(format!("{PASSES}/{}/{name}", head.node.name))
+    }
+
+    /// Does a pass that answers, in splits of `size` of the first `total` rows.
+    pub(super) async fn answers(
         &self,
         unit: &Prepared,
-        (number, name): (usize, &str),
-        (folder, told): (String, Dataset),
-        answers: SchemaRef,
-    ) -> Result<Pass, RunError> {
+        pass: PassRecipe,
+        columns: SchemaRef,
+        (size, total): (u64, u64),
+    ) -> Result<Dataset, RunError> {
         let head = unit.head()?;
-        let own = format!("{PASSES}/{}/{number:02}-answers", head.node.name);
-        let mut output = self.open(head, &own, answers)?;
+        let mut output = self.open(head, pass.answers.as_deref().unwrap_or_default(), columns)?;
         if !output.state().complete {
-            let tasks = tasks(rows_input(head)?, LOOK_SPLITS * split_rows(unit.steps()), &output);
-            let made = unit.of_pass(OpenPass::new(name, told.location().clone()), &output);
+            let tasks = tasks(rows_input(head)?, size, total, &output);
+            let made = unit.of_pass(OpenPass::new(self.dir, &pass), &output);
             let state = output.state();
             let helpers = self.helpers.map(|helpers| {
-                let pass = PassRecipe { name: name.into(), told: folder, answers: Some(own) };
                 let mut helpers = helpers.of_pass(pass);
                 helpers.recipe.fingerprint.clone_from(&state.begin.fingerprint);
                 helpers.recipe.tables.clone_from(&state.begin.tables);
@@ -225,7 +246,7 @@ impl PassRun<'_> {
             make_splits(&made, tasks, &mut output, &self.limits, helpers.as_ref()).await?;
             output.complete()?;
         }
-        Ok(Pass { name: name.into(), told, answers: output.dataset() })
+        Ok(output.dataset())
     }
 
     /// A dataset of the stage's passes.

@@ -336,6 +336,9 @@ fn fuses(pipeline: &Pipeline, node: usize, readers: &[usize]) -> bool {
     }
     let [consumer] = *readers else { return false };
     let next = &pipeline.nodes[consumer];
+    if next.plan.split_by.is_some() {
+        return false;
+    }
     let only_rows = next.table_inputs().all(|input| !input.resolved.nodes().contains(&node));
     let kept = |field: &Field| {
         let after = next.plan.main.as_ref().and_then(|main| main.field_with_name(field.name()).ok());

@@ -91,7 +91,7 @@ impl Builder<'_> {
             prepared.take_over(settings.dir.join(earlier))?;
         }
         if let Some(pass) = &recipe.pass {
-            prepared = prepared.in_pass(OpenPass::new(&pass.name, settings.dir.join(&pass.told)));
+            prepared = prepared.in_pass(OpenPass::new(&settings.dir, pass));
         }
         if let (Some(retry), Some(last)) = (&recipe.retry, nodes.last()) {
             let made = blocking(move || Dataset::open(dataset)).await??;

@@ -239,7 +239,11 @@ impl Picked {
         let task = |number: u64| SplitTask {
             number,
             label: commits.get(&number).map(|commit| commit.label.clone()).unwrap_or_default(),
-            input: SplitInput::Rows { start: number * size, end: total.min((number + 1) * size) },
+            // A group has rows from anywhere; those that are picked are found by their keys.
+            input: match steps[0].node.plan.split_by {
+                Some(_) => SplitInput::Rows { start: 0, end: total },
+                None => SplitInput::Rows { start: number * size, end: total.min((number + 1) * size) },
+            },
         };
         Ok(splits.map(task).collect())
     }

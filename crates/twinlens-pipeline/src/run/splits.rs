@@ -3,6 +3,7 @@
 //! A split is made by the same code wherever that is: by the run itself, or by a process of another
 //! machine that built the unit from its [`super::recipe::UnitRecipe`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::dataframe::DataFrame;
@@ -17,6 +18,7 @@ use twinlens_dataset::{Commit, MAIN, SplitWriter, blocking};
 use crate::error::RunError;
 use crate::passes::SplitRows;
 use crate::rejects;
+use crate::run::grouped;
 use crate::run::output::{Output, write_table};
 use crate::run::passes::{OpenPass, silent};
 use crate::run::retry::Picked;
@@ -46,6 +48,9 @@ pub enum SplitInput {
         /// The row after the last one.
         end: u64,
     },
+    /// These rows of the copies that were made of the unit's input
+    /// ([`grouped`](super::grouped)): the first of each range, and the one after its last.
+    Ranges(Vec<(u64, u64)>),
     /// What a source described, in its own terms.
     Source(Value),
 }
@@ -55,6 +60,7 @@ impl SplitInput {
     pub fn rows(&self) -> u64 {
         match self {
             Self::Rows { start, end } => end - start,
+            Self::Ranges(ranges) => ranges.iter().map(|(start, end)| end - start).sum(),
             Self::Source(_) => 0,
         }
     }
@@ -77,7 +83,7 @@ pub struct Prepared {
     starter: SplitStarter,
     /// Where made splits are recorded before the manifest has them, in an object store.
     records: Option<SplitRecords>,
-    earlier: Option<TakeOver>,
+    earlier: Option<Arc<TakeOver>>,
     /// The pass over the rows whose splits are made.
     pass: Option<OpenPass>,
     /// The rejects that are tried again.
@@ -92,12 +98,12 @@ impl Prepared {
 
     /// The same stages in a pass over the rows, whose results go to `output`.
     pub(super) fn of_pass(&self, pass: OpenPass, output: &Output) -> Self {
-        let mut steps = self.steps.clone();
+        let (mut steps, earlier) = (self.steps.clone(), self.earlier.clone());
         if !pass.makes_rows() {
             // The rows are counted when they are made.
             steps.iter_mut().for_each(|step| step.cx.progress = step.cx.progress.uncounted());
         }
-        Self::new(steps, output.starter(), output.records()).in_pass(pass)
+        Self { earlier, ..Self::new(steps, output.starter(), output.records()).in_pass(pass) }
     }
 
     /// This unit, to try rejects again.
@@ -113,13 +119,13 @@ impl Prepared {
     /// Takes rows over from the dataset in `folder`, if they can be compared with those of the
     /// input.
     pub(super) fn take_over(&mut self, folder: Location) -> Result<(), RunError> {
-        self.earlier = TakeOver::open(folder, &self.steps)?;
+        self.earlier = TakeOver::open(folder, &self.steps)?.map(Arc::new);
         Ok(())
     }
 
     /// How many rows this process took over, and from which dataset.
     pub(super) fn taken_over(&self) -> Option<(u64, String)> {
-        self.earlier.as_ref().map(TakeOver::taken).filter(|(rows, _)| *rows > 0)
+        self.earlier.as_ref().map(|earlier| earlier.taken()).filter(|(rows, _)| *rows > 0)
     }
 
     /// The stages of the unit, with all that they read.
@@ -161,19 +167,19 @@ impl Prepared {
             }
             (SplitInput::Rows { start, end }, Work::Rows(_)) => {
                 let input = rows_input(head)?;
-                let frame = input.dataset.range(&head.cx.session, &input.table, *start, *end)?;
-                let frame = match &self.earlier {
-                    Some(earlier) => earlier.chain(frame, &self.steps).await?,
-                    None => chain(rejects::with_reserved(frame)?, &self.steps).await?,
-                };
-                let writer = write_sorted(writer, frame, &self.steps).await?;
-                conserved(&writer, end - start)?;
-                Ok(writer)
+                let rows = SplitRows { input, start: *start, end: *end };
+                if let (Some(pass), Some(by)) = (&self.pass, &head.node.plan.split_by) {
+                    let copies = grouped::copies(head, rows, by, pass.groups)?;
+                    return self.write_answers(writer, copies, task).await;
+                }
+                self.write_rows(writer, rows.frame(&head.cx.session)?, task).await
+            }
+            (SplitInput::Ranges(ranges), Work::Rows(_)) => {
+                let copies = self.pass(head)?.told().await?;
+                self.write_rows(writer, grouped::rows(&head.cx, copies, ranges)?, task).await
             }
             (SplitInput::Rows { start, end }, Work::Passes(passes)) => {
-                let unknown =
-                    || RunError::Internal(format!("a split of `{}` without a pass", head.node.name));
-                let pass = self.pass.as_ref().ok_or_else(unknown)?;
+                let pass = self.pass(head)?;
                 let rows = SplitRows { input: rows_input(head)?, start: *start, end: *end };
                 let frame = pass.work(&head.cx, passes.as_ref()).await?.split(&head.cx, rows).await?;
                 if pass.makes_rows() {
@@ -181,9 +187,7 @@ impl Prepared {
                     conserved(&writer, end - start)?;
                     return Ok(writer);
                 }
-                let mut writer = write_table(writer, MAIN, frame, &silent(head)).await?;
-                writer.count_rows_in(end - start);
-                Ok(writer)
+                self.write_answers(writer, frame, task).await
             }
             (SplitInput::Source(value), Work::Source(source)) => {
                 let value = head.cx.secrets.reveal_value(value.clone());
@@ -196,6 +200,39 @@ impl Prepared {
                 Err(RunError::Internal(what))
             }
         }
+    }
+
+    fn pass(&self, head: &Step) -> Result<&OpenPass, RunError> {
+        let unknown = || RunError::Internal(format!("a split of `{}` without a pass", head.node.name));
+        self.pass.as_ref().ok_or_else(unknown)
+    }
+
+    /// Writes what a chain of row stages makes of rows.
+    async fn write_rows(
+        &self,
+        writer: SplitWriter,
+        frame: DataFrame,
+        task: &SplitTask,
+    ) -> Result<SplitWriter, RunError> {
+        let frame = match &self.earlier {
+            Some(earlier) => earlier.chain(frame, &self.steps).await?,
+            None => chain(rejects::with_reserved(frame)?, &self.steps).await?,
+        };
+        let writer = write_sorted(writer, frame, &self.steps).await?;
+        conserved(&writer, task.input.rows())?;
+        Ok(writer)
+    }
+
+    /// Writes the answer of a pass.
+    async fn write_answers(
+        &self,
+        writer: SplitWriter,
+        frame: DataFrame,
+        task: &SplitTask,
+    ) -> Result<SplitWriter, RunError> {
+        let mut writer = write_table(writer, MAIN, frame, &silent(self.head()?)).await?;
+        writer.count_rows_in(task.input.rows());
+        Ok(writer)
     }
 
     /// Writes the rows of a source through the stages that are fused to it.

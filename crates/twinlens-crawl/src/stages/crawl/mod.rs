@@ -178,7 +178,7 @@ impl Job for Crawl {
     async fn run(&self, cx: &RunContext, _: &Inputs, output: &mut Output) -> Result<(), RunError> {
         let budget = ByteBudget::new(cx.bytes_in_flight as u64);
         let options = &self.options;
-        let client = super::network::client(cx, &options.http, budget, options.concurrency.max(1))?;
+        let client = super::network::client(cx, &options.http, budget, options.concurrency.max(1), false)?;
         let cache = options.cache.as_ref().map(|path| Cache::open(&cx.path(path))).transpose()?;
         let captions = TextSourceSet::new(&options.captions);
         let visitor = Arc::new(Visitor::new(client, options.max_page_bytes, captions, cache));

@@ -24,6 +24,8 @@ pub(super) struct ImageOptions {
     pub(super) lenient: bool,
     pub(super) originals: Originals,
     pub(super) concurrency: usize,
+    /// Whether no other process asks the hosts of its rows.
+    pub(super) has_own_hosts: bool,
 }
 
 /// Fetches and decodes images; shared by all splits of a stage.
@@ -68,7 +70,13 @@ impl ImageFetcher {
             .map_err(|error| RunError::Internal(format!("cannot start decoder threads: {error}")))?;
         Ok(Self {
             files: LocalFiles::open(cx, local, bodies.clone())?,
-            client: crate::stages::network::client(cx, http, bodies, options.concurrency)?,
+            client: crate::stages::network::client(
+                cx,
+                http,
+                bodies,
+                options.concurrency,
+                options.has_own_hosts,
+            )?,
             product: http.product().to_string(),
             pixels: ByteBudget::new(half),
             decoders,
