@@ -47,5 +47,7 @@ pub use ports::{ArtifactInput, Port, Ports, RowsInput, TableInput, TakesOver};
 pub use ranks::{Ranks, SharedJob};
 pub use registry::Registry;
 pub use secrets::{Secret, Secrets};
-pub use stage::{Frames, Job, Output, Product, Query, Rows, SortKey, Source, StageKind, Whole, Work};
+pub use stage::{
+    Frames, Job, Output, Product, Query, Rows, SortKey, Source, SplitMaker, Splits, StageKind, Whole, Work,
+};
 pub use twinlens_dataset::blocking;

@@ -98,6 +98,11 @@ pub struct SplitRows<'a> {
 }
 
 impl SplitRows<'_> {
+    /// The input that they are rows of.
+    pub fn input(&self) -> &InputData {
+        self.input
+    }
+
     /// All columns.
     pub fn frame(&self, session: &SessionContext) -> Result<DataFrame, RunError> {
         let InputData { dataset, table, .. } = self.input;

@@ -77,8 +77,6 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Whether rows are taken over from a dataset that was made from fewer; `None`: never.
     pub takes_over: Option<TakesOver>,
-    /// Of a job that takes rows over: the port of the table that may grow.
-    pub grows: Option<usize>,
     /// How many generations of its dataset are kept; 0 means 1, the current one.
     pub generations: usize,
     /// Whether several processes can do its job together, and what its options say of them.
@@ -460,13 +458,6 @@ impl Ports<'_> {
         self.plan.takes_over = Some(how);
     }
 
-    /// A job takes rows over itself, from [`Output::earlier`](crate::Output::earlier), if only this
-    /// table changes.
-    pub fn takes_over_of(&mut self, input: &TableInput) {
-        self.plan.takes_over = Some(TakesOver::Costly(&[]));
-        self.plan.grows = Some(input.port);
-    }
-
     /// How many generations of the dataset are kept, the current one included: what took long to
     /// make survives a change of options.
     pub fn generations(&mut self, count: usize) {
@@ -538,7 +529,9 @@ impl<'a> Ports<'a> {
             let broken = match &work {
                 None => Some("makes no work and reports no fault"),
                 Some(_) if !has_output => Some("declares no output"),
-                Some(Work::Rows(_) | Work::Passes(_) | Work::Whole(_)) if plan.rows.is_none() => {
+                Some(Work::Rows(_) | Work::Splits(_) | Work::Passes(_) | Work::Whole(_))
+                    if plan.rows.is_none() =>
+                {
                     Some("declares no input whose rows it transforms")
                 }
                 Some(_) if known.is_some_and(declared) => Some("declares other inputs once it knows schemas"),

@@ -6,11 +6,12 @@
 //! called twice: first without any schema, to learn what the stage reads, then in the order of the
 //! graph with the schemas of its inputs.
 //!
-//! There are six sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
-//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Passes`] (each row
-//! becomes a row or a reject, but only after all were looked at), [`Whole`] (the same, where all
-//! rows are needed in one place), [`Query`] (tables computed from tables) and [`Job`] (everything
-//! else: a crawl, a training, an evaluation; it commits by itself).
+//! There are seven sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
+//! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Splits`] (each row
+//! becomes a row or a reject, but not by a plan), [`Passes`] (the same, but only after all rows were
+//! looked at), [`Whole`] (the same, where all rows are needed in one place), [`Query`] (tables
+//! computed from tables) and [`Job`] (everything else: a crawl, a training, an evaluation; it
+//! commits by itself).
 
 use datafusion::prelude::SessionContext;
 use schemars::JsonSchema;
@@ -25,7 +26,8 @@ pub use crate::product::Product;
 pub use crate::run::output::Output;
 use crate::sql::SqlPlanner;
 pub use crate::work::{
-    ErasedSource, Frames, Job, Query, Rows, SortKey, Source, SourceSplit, Whole, Work, is_sortable,
+    ErasedSource, Frames, Job, Query, Rows, SortKey, Source, SourceSplit, SplitMaker, Splits, Whole, Work,
+    is_sortable,
 };
 
 /// A kind of stage.

@@ -1,4 +1,4 @@
-//! What a stage does when it runs: one of six sorts of [`Work`].
+//! What a stage does when it runs: one of seven sorts of [`Work`].
 
 use std::fmt::{self, Debug, Display, Formatter};
 
@@ -10,11 +10,12 @@ use datafusion::logical_expr::{SortExpr, ident};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use twinlens_dataset::{Dataset, SplitWriter};
 
 use crate::columns::ColumnType;
 use crate::context::{InputData, Inputs, RunContext};
 use crate::error::RunError;
-use crate::passes::Passes;
+use crate::passes::{Passes, SplitRows};
 use crate::rejects;
 use crate::run::output::Output;
 
@@ -66,6 +67,8 @@ pub enum Work {
     Rows(Box<dyn Rows>),
     /// Rows out of files, in splits; the head of a fused plan.
     Source(ErasedSource),
+    /// Row by row, in splits that the stage writes itself.
+    Splits(Box<dyn Splits>),
     /// Passes over all rows of its input.
     Passes(Box<dyn Passes>),
     /// One plan over all rows of its input.
@@ -85,6 +88,11 @@ impl Work {
     /// A source.
     pub fn source(source: impl Source + 'static) -> Self {
         Work::Source(ErasedSource(Box::new(Erased(source))))
+    }
+
+    /// A stage that writes its splits itself.
+    pub fn splits(splits: impl Splits + 'static) -> Self {
+        Work::Splits(Box::new(splits))
     }
 
     /// A stage that looks at all rows of its input before it decides.
@@ -113,6 +121,7 @@ impl Debug for Work {
         f.write_str(match self {
             Work::Rows(_) => "Rows",
             Work::Source(_) => "Source",
+            Work::Splits(_) => "Splits",
             Work::Passes(_) => "Passes",
             Work::Whole(_) => "Whole",
             Work::Query(_) => "Query",
@@ -135,6 +144,39 @@ pub trait Rows: Send + Sync {
         rows: DataFrame,
         inputs: &Inputs,
     ) -> Result<DataFrame, RunError>;
+}
+
+/// A stage that turns each row into a row or a reject, as [`Rows`], but is no plan: what it computes
+/// of a split needs more than a row at a time (a model, batches of images). Its splits are made
+/// where those of row stages are.
+#[async_trait]
+pub trait Splits: Send + Sync {
+    /// Gets ready to make splits, once in a process. Rows may be taken over from `earlier`, if the
+    /// stage declares [`crate::Ports::takes_over`]: a dataset of the same options, and the same
+    /// inputs but for the rows.
+    async fn open(
+        &self,
+        cx: &RunContext,
+        inputs: &Inputs,
+        earlier: Option<&Dataset>,
+    ) -> Result<Box<dyn SplitMaker>, RunError>;
+}
+
+/// Makes splits.
+#[async_trait]
+pub trait SplitMaker: Send + Sync {
+    /// Writes the rows of a split and its rejects, in an order that does not depend on threads.
+    async fn make(
+        &self,
+        cx: &RunContext,
+        rows: SplitRows<'_>,
+        split: SplitWriter,
+    ) -> Result<SplitWriter, RunError>;
+
+    /// How many rows were taken over so far.
+    fn taken_over(&self) -> u64 {
+        0
+    }
 }
 
 /// A stage whose rows come out of files.

@@ -9,27 +9,27 @@ mod earlier;
 mod options;
 mod pass;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use twinlens_dataset::contracts;
 use twinlens_dataset::types::holds_image_bytes;
+use twinlens_dataset::{Dataset, MAIN, SplitWriter, contracts};
 use twinlens_model::Clip;
 use twinlens_model::weights::FOLDER_FILES;
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::{
-    ArtifactInput, Fault, Inputs, Job, Located, Output, Ports, Required, RunContext, RunError, SortKey,
-    StageKind, TableInput, Work,
+    ArtifactInput, Fault, Inputs, Located, Ports, Required, RunContext, RunError, SortKey, SplitMaker,
+    SplitRows, Splits, StageKind, TakesOver, Work,
 };
 
 use crate::images::ImageSource;
 use crate::model::{self, Model};
 use crate::options::{check_limits, check_positive};
-use crate::vectors::{CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
+use crate::vectors::{self, CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING};
 use earlier::Earlier;
 pub use options::Embed;
-use pass::Pass;
+use pass::{Embedder, Pass};
 
 impl StageKind for Embed {
     type Options = Self;
@@ -45,10 +45,10 @@ kind = "filter"
 input = "vectors"
 where = "clip_score > 0.25"
 "#;
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn plan(options: Self, ports: &mut Ports<'_>) -> Option<Work> {
-        let input = ports.table(&options.input);
+        let input = ports.rows(&options.input);
         let model = ports.model(&options.model);
         let mut faults: Vec<Fault> =
             model::check_compute(&options.device, &options.precision).into_iter().collect();
@@ -71,15 +71,15 @@ where = "clip_score > 0.25"
         let main = schema.zip(width).map(|(schema, width)| options.schema(&schema, width));
         ports.output(main, SortKey::AsGiven);
         ports.rejects(contracts::pair_texts());
-        ports.takes_over_of(&input);
-        Some(Work::job(EmbedJob { options, input, model }))
+        ports.split_rows(usize::try_from(*options.split_rows).unwrap_or(usize::MAX));
+        ports.takes_over(TakesOver::Costly(&[]));
+        Some(Work::splits(EmbedSplits { options, model }))
     }
 }
 
-/// The job of an `embed` stage.
-struct EmbedJob {
+/// `embed` as it runs.
+struct EmbedSplits {
     options: Embed,
-    input: TableInput,
     model: ArtifactInput,
 }
 
@@ -180,47 +180,51 @@ fn check_model(stage: &Embed, model: &Model, width: usize) -> Result<(), RunErro
 }
 
 #[async_trait]
-impl Job for EmbedJob {
-    async fn run(&self, cx: &RunContext, inputs: &Inputs, output: &mut Output) -> Result<(), RunError> {
-        let (options, data) = (&self.options, inputs.get(&self.input));
-        let rows = data.rows();
-        let done = output.state().rows_in().unwrap_or(0);
-        // A trial run takes the first rows, including the committed ones.
-        let rows = output.rows_wanted().map_or(rows, |wanted| rows.min(done + wanted));
-        let splits: Vec<u64> =
-            (0..rows.div_ceil(*options.split_rows)).filter(|split| !output.is_done(*split)).collect();
-        cx.progress.total(rows);
-        cx.progress.done(done);
-        if splits.is_empty() {
-            return Ok(());
-        }
-        let compute = (*options.device, *options.precision);
-        let mut model = Model::open(&self.model, compute, cx, inputs).await?;
-        let main = output.dataset().schema(twinlens_dataset::MAIN)?;
-        let width =
-            main.field_with_name(EMBEDDING).ok().and_then(|field| crate::vectors::width(field.data_type()));
-        check_model(options, &model, width.unwrap_or_default())?;
-        let mut earlier = Earlier::open(output.earlier(), options, cx.bytes_in_flight / 4)?;
-        for number in splits {
-            let range = number * *options.split_rows..rows.min((number + 1) * *options.split_rows);
-            let split = output.split(number, format!("{} rows {}..{}", data.name, range.start, range.end));
-            let (stage, cx, data) = (options.clone(), cx.clone(), data.clone());
-            // Long computations would block the threads that handle Ctrl-C.
-            let work = twinlens_pipeline::blocking(move || {
-                let pass = Pass::new(&stage, &cx, &data, (&model, earlier.as_mut()), split);
-                let split = pass.run(range)?;
-                Ok::<_, RunError>((model, earlier, split))
-            });
-            let split;
-            (model, earlier, split) = work.await??;
-            output.commit(split).await?;
-        }
-        if let Some(Earlier { taken: 1.., .. }) = &earlier
-            && let Some(from) = output.earlier()
-        {
-            let taken = earlier.map_or(0, |earlier| earlier.taken);
-            cx.progress.note(format!("{taken} rows are taken over from `{}`", from.location().name()));
-        }
-        Ok(())
+impl Splits for EmbedSplits {
+    async fn open(
+        &self,
+        cx: &RunContext,
+        inputs: &Inputs,
+        earlier: Option<&Dataset>,
+    ) -> Result<Box<dyn SplitMaker>, RunError> {
+        let options = self.options.clone();
+        let model = Model::open(&self.model, (*options.device, *options.precision), cx, inputs).await?;
+        let (earlier, budget) = (earlier.cloned(), cx.bytes_in_flight / 4);
+        let open = move || {
+            let earlier = Earlier::open(earlier.as_ref(), &options, budget)?.map(Mutex::new);
+            Ok::<_, RunError>(Embedder { options, model, earlier })
+        };
+        Ok(Box::new(EmbedMaker(Arc::new(twinlens_pipeline::blocking(open).await??))))
+    }
+}
+
+/// Embeds the rows of splits.
+struct EmbedMaker(Arc<Embedder>);
+
+#[async_trait]
+impl SplitMaker for EmbedMaker {
+    async fn make(
+        &self,
+        cx: &RunContext,
+        rows: SplitRows<'_>,
+        split: SplitWriter,
+    ) -> Result<SplitWriter, RunError> {
+        let width = split.schema(MAIN).and_then(|main| {
+            main.field_with_name(EMBEDDING).ok().and_then(|field| vectors::width(field.data_type()))
+        });
+        let embedder = &self.0;
+        check_model(&embedder.options, &embedder.model, width.unwrap_or_default())?;
+        let (embedder, cx, input) = (embedder.clone(), cx.clone(), rows.input().clone());
+        let range = rows.start..rows.end;
+        // Long computations would block the threads that handle Ctrl-C.
+        let work = move || Ok::<_, RunError>(Pass::new(&embedder, &cx, &input, split).run(range)?);
+        twinlens_pipeline::blocking(work).await?
+    }
+
+    fn taken_over(&self) -> u64 {
+        self.0
+            .earlier
+            .as_ref()
+            .map_or(0, |earlier| earlier.lock().unwrap_or_else(PoisonError::into_inner).taken)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{cast, concat_batches};
@@ -24,6 +24,14 @@ use crate::vectors::{
     CLIP_SCORE, EMBEDDING, EMBEDDING_MODEL, IMAGE_HASH, TEXT_EMBEDDING, check_finite, cosine,
 };
 
+/// A model that embeds the rows of splits.
+pub(super) struct Embedder {
+    pub options: Embed,
+    pub model: Model,
+    /// Rows that need not be computed again.
+    pub earlier: Option<Mutex<Earlier>>,
+}
+
 /// Computes one split.
 pub(super) struct Pass<'a> {
     stage: &'a Embed,
@@ -33,7 +41,7 @@ pub(super) struct Pass<'a> {
     identity: String,
     split: SplitWriter,
     /// Rows that need not be computed again.
-    earlier: Option<&'a mut Earlier>,
+    earlier: Option<&'a Mutex<Earlier>>,
     /// Of the rows to write, those that were found there.
     known: HashMap<usize, Known>,
     /// The rows to write, without pixels, in order; their embeddings are in `vectors`.
@@ -48,20 +56,20 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     pub(super) fn new(
-        stage: &'a Embed,
+        embedder: &'a Embedder,
         cx: &'a RunContext,
         input: &'a InputData,
-        (model, earlier): (&'a Model, Option<&'a mut Earlier>),
         split: SplitWriter,
     ) -> Self {
+        let Embedder { options, model, earlier } = embedder;
         Self {
-            stage,
+            stage: options,
             cx,
             input,
             model,
             identity: model.identity(),
             split,
-            earlier,
+            earlier: earlier.as_ref(),
             known: HashMap::new(),
             rows: Vec::new(),
             pixels: Vec::new(),
@@ -98,15 +106,7 @@ impl<'a> Pass<'a> {
         }
         self.encode(&source)?;
         self.write()?;
-        let (kept, rejected) = (self.split.rows(MAIN), self.split.counts().rejected());
-        let rows_in = rows.end - rows.start;
-        if kept + rejected != rows_in {
-            return Err(RunError::Internal(format!(
-                "{rows_in} rows in, but {kept} kept and {rejected} rejected"
-            ))
-            .into());
-        }
-        self.split.count_rows_in(rows_in);
+        self.split.count_rows_in(rows.end - rows.start);
         Ok(self.split)
     }
 
@@ -118,8 +118,10 @@ impl<'a> Pass<'a> {
         source: &ImageSource,
     ) -> Result<(), EvalError> {
         let batch = &chunk.batch;
-        let mut known = match &mut self.earlier {
-            Some(earlier) => earlier.find(batch, source.column())?,
+        let mut known = match self.earlier {
+            Some(earlier) => {
+                earlier.lock().unwrap_or_else(PoisonError::into_inner).find(batch, source.column())?
+            }
             None => vec![None; batch.num_rows()],
         };
         let wanted: Vec<bool> = known.iter().map(Option::is_none).collect();

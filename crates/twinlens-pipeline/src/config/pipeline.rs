@@ -143,7 +143,7 @@ impl Node {
 
     /// The input of which rows are taken over.
     pub(crate) fn growing_input(&self) -> Option<&NodeInput> {
-        self.inputs.get(self.plan.rows.or(self.plan.grows)?)
+        self.inputs.get(self.plan.rows?)
     }
 
     /// The inputs that it reads as tables, in the order of their handles.

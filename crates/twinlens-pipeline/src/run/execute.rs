@@ -60,7 +60,7 @@ impl Helpers {
         };
         // Other stages run in this process alone.
         let work = &pipeline.nodes[unit.nodes[0]].work;
-        if !matches!(work, Work::Rows(_) | Work::Source(_) | Work::Passes(_)) {
+        if !matches!(work, Work::Rows(_) | Work::Source(_) | Work::Splits(_) | Work::Passes(_)) {
             return Ok(None);
         }
         let nodes = || unit.nodes.iter().map(|&node| &*pipeline.nodes[node]);
@@ -108,6 +108,12 @@ pub async fn execute(
                 make_splits(unit, tasks, output, limits, helpers).await?;
                 check_used(&head.node.name, output)?;
             }
+        }
+        Work::Splits(_) => {
+            let tasks = row_tasks(unit, output, limits)?;
+            // One uses all cores.
+            let limits = Limits { splits_in_flight: 1, ..*limits };
+            make_splits(unit, tasks, output, &limits, helpers).await?;
         }
         Work::Passes(passes) => passes::execute(unit, passes.as_ref(), output, &run).await?,
         Work::Whole(whole) => self::whole(head, whole.as_ref(), output).await?,

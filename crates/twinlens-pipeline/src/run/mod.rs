@@ -329,11 +329,7 @@ impl Run<'_> {
         let helpers = Helpers::of_unit(&self.inputs, unit, tables, earlier.clone())?;
         let mut prepared = Prepared::new(steps, output.starter(), output.records());
         if let Some(folder) = earlier.as_ref().map(|folder| self.settings.dir.join(folder)) {
-            let opened = match node.plan.grows {
-                Some(_) => output.take_over(folder),
-                None => prepared.take_over(folder),
-            };
-            if let Err(error) = opened {
+            if let Err(error) = prepared.take_over(folder) {
                 progress.note(format!("nothing is taken over: {error}"));
             }
         }

@@ -30,31 +30,18 @@ pub struct Output {
     writer: DatasetWriter,
     progress: Progress,
     max_rows: Option<u64>,
-    earlier: Option<Dataset>,
 }
 
 impl Output {
     /// An output over an opened dataset.
     pub fn new(stage: &str, writer: DatasetWriter, progress: Progress) -> Self {
-        Self { stage: stage.into(), writer, progress, max_rows: None, earlier: None }
+        Self { stage: stage.into(), writer, progress, max_rows: None }
     }
 
     /// With the most rows that the run wants of a source.
     pub(crate) fn limited(&mut self, max_rows: Option<u64>) -> &mut Self {
         self.max_rows = max_rows;
         self
-    }
-
-    /// With an earlier dataset whose rows may be taken over.
-    pub(crate) fn take_over(&mut self, folder: Location) -> Result<(), RunError> {
-        self.earlier = Some(Dataset::open(folder)?);
-        Ok(())
-    }
-
-    /// The dataset of the same options and the same inputs, but for the table of
-    /// [`Ports::takes_over_of`](crate::Ports::takes_over_of).
-    pub fn earlier(&self) -> Option<&Dataset> {
-        self.earlier.as_ref()
     }
 
     /// How many rows (and rejects) the run wants beside those that are committed; `None` for all. A

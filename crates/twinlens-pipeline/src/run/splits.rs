@@ -9,11 +9,12 @@ use std::time::Instant;
 use datafusion::dataframe::DataFrame;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tracing::{Instrument, debug_span};
 use twinlens_dataset::split_records::SplitRecords;
 use twinlens_dataset::storage::Location;
 use twinlens_dataset::writer::SplitStarter;
-use twinlens_dataset::{Commit, MAIN, SplitWriter, blocking};
+use twinlens_dataset::{Commit, Dataset, MAIN, SplitWriter, blocking};
 
 use crate::error::RunError;
 use crate::passes::SplitRows;
@@ -24,7 +25,7 @@ use crate::run::passes::{OpenPass, silent};
 use crate::run::retry::Picked;
 use crate::run::step::{Step, chain, conserved, rows_input, write_sorted};
 use crate::run::takeover::TakeOver;
-use crate::stage::{SourceSplit, Work};
+use crate::stage::{SourceSplit, SplitMaker, Work};
 
 /// What a process is told of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,9 @@ pub struct Prepared {
     /// Where made splits are recorded before the manifest has them, in an object store.
     records: Option<SplitRecords>,
     earlier: Option<Arc<TakeOver>>,
+    /// Of a stage that writes its splits itself: the earlier dataset, and what makes them.
+    earlier_dataset: Option<Dataset>,
+    maker: OnceCell<Box<dyn SplitMaker>>,
     /// The pass over the rows whose splits are made.
     pass: Option<OpenPass>,
     /// The rejects that are tried again.
@@ -93,7 +97,16 @@ pub struct Prepared {
 impl Prepared {
     /// A unit of these steps; `starter` and `records` are those of its dataset.
     pub(super) fn new(steps: Vec<Step>, starter: SplitStarter, records: Option<SplitRecords>) -> Self {
-        Self { steps, starter, records, earlier: None, pass: None, retry: None }
+        Self {
+            steps,
+            starter,
+            records,
+            earlier: None,
+            earlier_dataset: None,
+            maker: OnceCell::new(),
+            pass: None,
+            retry: None,
+        }
     }
 
     /// The same stages in a pass over the rows, whose results go to `output`.
@@ -119,13 +132,19 @@ impl Prepared {
     /// Takes rows over from the dataset in `folder`, if they can be compared with those of the
     /// input.
     pub(super) fn take_over(&mut self, folder: Location) -> Result<(), RunError> {
-        self.earlier = TakeOver::open(folder, &self.steps)?.map(Arc::new);
+        match self.head()?.node.work {
+            Work::Splits(_) => self.earlier_dataset = Some(Dataset::open(folder)?),
+            _ => self.earlier = TakeOver::open(folder, &self.steps)?.map(Arc::new),
+        }
         Ok(())
     }
 
     /// How many rows this process took over, and from which dataset.
     pub(super) fn taken_over(&self) -> Option<(u64, String)> {
-        self.earlier.as_ref().map(|earlier| earlier.taken()).filter(|(rows, _)| *rows > 0)
+        let by_maker = self.maker.get().zip(self.earlier_dataset.as_ref());
+        let by_maker = by_maker.map(|(maker, from)| (maker.taken_over(), from.location().name()));
+        let taken = self.earlier.as_ref().map(|earlier| earlier.taken()).or(by_maker);
+        taken.filter(|(rows, _)| *rows > 0)
     }
 
     /// The stages of the unit, with all that they read.
@@ -177,6 +196,14 @@ impl Prepared {
             (SplitInput::Ranges(ranges), Work::Rows(_)) => {
                 let copies = self.pass(head)?.told().await?;
                 self.write_rows(writer, grouped::rows(&head.cx, copies, ranges)?, task).await
+            }
+            (SplitInput::Rows { start, end }, Work::Splits(splits)) => {
+                let open = || splits.open(&head.cx, &head.inputs, self.earlier_dataset.as_ref());
+                let maker = self.maker.get_or_try_init(open).await?;
+                let rows = SplitRows { input: rows_input(head)?, start: *start, end: *end };
+                let writer = maker.make(&head.cx, rows, writer).await?;
+                conserved(&writer, end - start)?;
+                Ok(writer)
             }
             (SplitInput::Rows { start, end }, Work::Passes(passes)) => {
                 let pass = self.pass(head)?;

@@ -72,7 +72,7 @@ impl UnitInputs<'_> {
                     let fields = node.main()?.fields().iter();
                     fields.filter(computed).any(|field| holds_image_bytes(field.data_type()))
                 }
-                Work::Source(_) | Work::Job(_) => holds_pixels(node.main()?),
+                Work::Source(_) | Work::Splits(_) | Work::Job(_) => holds_pixels(node.main()?),
                 Work::Passes(_) | Work::Whole(_) | Work::Query(_) => false,
             };
             if made {
@@ -102,7 +102,8 @@ impl UnitInputs<'_> {
         cancel: &CancellationToken,
     ) -> RunContext {
         // Without a key to sort by, one partition makes the order of a plan's rows repeat.
-        let single = node.plan.order == SortKey::AsGiven && !matches!(node.work, Work::Job(_));
+        let single =
+            node.plan.order == SortKey::AsGiven && !matches!(node.work, Work::Splits(_) | Work::Job(_));
         let threads = if single { 1 } else { self.settings.threads };
         let config = session::config(threads, if pixels { 128 } else { 8192 });
         let session = session::open(self.registry, config, self.runtime.clone(), self.began);
@@ -122,7 +123,7 @@ impl UnitInputs<'_> {
             // Other stages run in one process.
             sharers: match node.work {
                 Work::Rows(_) | Work::Source(_) => self.settings.sharers.clone(),
-                Work::Passes(_) | Work::Whole(_) | Work::Query(_) | Work::Job(_) => Arc::default(),
+                _ => Arc::default(),
             },
         }
     }
