@@ -8,8 +8,8 @@
 //!
 //! There are seven sorts of [`Work`]: [`Rows`] (each row becomes a row or a reject; fused with its
 //! neighbours into one plan), [`Source`] (rows out of files, in splits), [`Splits`] (each row
-//! becomes a row or a reject, but not by a plan), [`Passes`] (the same, but only after all rows were
-//! looked at), [`Whole`] (the same, where all rows are needed in one place), [`Query`] (tables
+//! becomes a row or a reject, but not by a plan), [`Passes`] (the same, but only after all rows
+//! were looked at), [`Whole`] (the same, where all rows are needed in one place), [`Query`] (tables
 //! computed from tables) and [`Job`] (everything else: a crawl, a training, an evaluation; it
 //! commits by itself).
 

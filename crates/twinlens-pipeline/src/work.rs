@@ -146,9 +146,9 @@ pub trait Rows: Send + Sync {
     ) -> Result<DataFrame, RunError>;
 }
 
-/// A stage that turns each row into a row or a reject, as [`Rows`], but is no plan: what it computes
-/// of a split needs more than a row at a time (a model, batches of images). Its splits are made
-/// where those of row stages are.
+/// A stage that turns each row into a row or a reject, as [`Rows`], but is no plan: what it
+/// computes of a split needs more than a row at a time (a model, batches of images). Its splits are
+/// made where those of row stages are.
 #[async_trait]
 pub trait Splits: Send + Sync {
     /// Gets ready to make splits, once in a process. Rows may be taken over from `earlier`, if the
@@ -196,8 +196,8 @@ pub trait Source: Send + Sync {
     async fn read(&self, cx: &RunContext, split: &Self::Split) -> Result<DataFrame, RunError>;
 }
 
-/// A stage that needs all rows of its input in one place. Each of them becomes a row or a reject, as
-/// in [`Rows`].
+/// A stage that needs all rows of its input in one place. Each of them becomes a row or a reject,
+/// as in [`Rows`].
 #[async_trait]
 pub trait Whole: Send + Sync {
     /// The tables. `input` is that of [`crate::Ports::rows`]; the main table has the reserved

@@ -3,9 +3,9 @@
 //!
 //! The process of the run decides, over these columns and `uid` alone: a window over the columns (a
 //! sort, which spills) finds equal rows. For near-equal perceptual hashes, the distinct hashes are
-//! visited in the order of the smallest uid that has each; a hash is rejected if a hash kept earlier
-//! lies within the distance. So every rejected row is near a kept one, and no two kept ones are near
-//! each other. The positions of the rejected rows are what the pass over the rows is told.
+//! visited in the order of the smallest uid that has each; a hash is rejected if a hash kept
+//! earlier lies within the distance. So every rejected row is near a kept one, and no two kept ones
+//! are near each other. The positions of the rejected rows are what the pass over the rows is told.
 
 use std::sync::Arc;
 

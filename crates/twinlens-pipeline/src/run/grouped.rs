@@ -1,8 +1,8 @@
 //! Splits that hold whole groups of rows (all of a host), for stages that declare
 //! [`crate::Ports::split_by`].
 //!
-//! A first pass copies the rows, sorted by group within each of its own splits. A split of the stage
-//! is then made of ranges of these copies.
+//! A first pass copies the rows, sorted by group within each of its own splits. A split of the
+//! stage is then made of ranges of these copies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

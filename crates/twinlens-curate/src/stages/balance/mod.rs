@@ -2,8 +2,8 @@
 //!
 //! First passes over `uid` and `query_ids` compute a few numbers per query: its number of matches;
 //! with a cap, its hash bound; what became of its pairs. Then each row is decided independently.
-//! Nothing is joined or grouped by row, so memory does not grow with the input. Each split of a pass
-//! answers with numbers per query, so that the splits may be made anywhere.
+//! Nothing is joined or grouped by row, so memory does not grow with the input. Each split of a
+//! pass answers with numbers per query, so that the splits may be made anywhere.
 
 mod passes;
 mod tables;
