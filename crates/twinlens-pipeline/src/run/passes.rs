@@ -138,9 +138,10 @@ pub(super) async fn execute(
     let rows = tasks(input, split_rows(unit.steps()), input.rows(), output);
     // The side tables are a split of their own.
     let beside = input.rows().div_ceil(split_rows(unit.steps()));
+    let has_beside = |output: &Output| head.node.plan.side.is_empty() || output.is_done(beside);
     head.cx.progress.total(input.rows());
     head.cx.progress.done(input.rows() - rows.iter().map(|task| task.input.rows()).sum::<u64>());
-    if rows.is_empty() && output.is_done(beside) {
+    if rows.is_empty() && has_beside(output) {
         return Ok(());
     }
     let mut done = Vec::new();
@@ -164,7 +165,7 @@ pub(super) async fn execute(
     let made = unit.of_pass(OpenPass::new(run.dir, &pass), output);
     let helpers = run.helpers.map(|helpers| helpers.of_pass(pass));
     make_splits(&made, rows, output, &run.limits, helpers.as_ref()).await?;
-    if output.is_done(beside) {
+    if has_beside(output) {
         return Ok(());
     }
     let write = async {
