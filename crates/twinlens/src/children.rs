@@ -1,15 +1,13 @@
 //! How this program starts itself: to decode images in processes of their own.
 //!
 //! The command starts its own file. A program that has this one as a library, such as Python, says
-//! how it is started ([`start_by`]), and calls [`serve`] there.
+//! how it is started ([`start_by`]), and calls [`crate::serve_child`] there.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-
-use crate::{in_flight, isolation};
 
 /// A program, and arguments that come before what it is started for.
 static PROGRAM: OnceLock<(PathBuf, Vec<OsString>)> = OnceLock::new();
@@ -31,9 +29,4 @@ pub(crate) fn command(argument: &str) -> io::Result<Command> {
     let mut command = Command::new(program);
     command.args(arguments).arg(argument);
     Ok(command)
-}
-
-/// Does what a process was started for, and gives its exit code; `None` if that is something else.
-pub(crate) fn serve(argument: &OsStr) -> Option<u8> {
-    isolation::decoder_process(argument).or_else(|| in_flight::trial(argument))
 }

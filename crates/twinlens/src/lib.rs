@@ -71,7 +71,7 @@ mod views;
 mod watch;
 mod work;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -106,7 +106,7 @@ pub fn registry() -> Registry {
 /// Sets process-wide state: the panic hook, signal handlers, and options of the allocator. Call it
 /// once, before other threads start, and return its result from `main`.
 pub fn main(registry: Registry) -> ExitCode {
-    if let Some(exit) = std::env::args_os().nth(1).and_then(|argument| children::serve(&argument)) {
+    if let Some(exit) = std::env::args_os().nth(1).and_then(|argument| serve_child(&argument)) {
         return ExitCode::from(exit);
     }
     if let Ok(program) = std::env::current_exe() {
@@ -114,6 +114,11 @@ pub fn main(registry: Registry) -> ExitCode {
     }
     allocator::init();
     ExitCode::from(command_line(registry, std::env::args_os().collect()))
+}
+
+/// Does what a process was started for, and gives its exit code; `None` if that is something else.
+fn serve_child(argument: &OsStr) -> Option<u8> {
+    isolation::decoder_process(argument).or_else(|| in_flight::trial(argument))
 }
 
 /// Runs a command line, whose first word is the name of the program, and returns its exit code: for

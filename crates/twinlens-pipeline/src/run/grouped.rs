@@ -5,33 +5,26 @@
 //! stage is then made of ranges of these copies.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
-use datafusion::dataframe::DataFrame;
-use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf, ident};
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::UInt32Type;
 use twinlens_dataset::reader::ShardReader;
 use twinlens_dataset::{Dataset, MAIN, blocking};
 
-use crate::context::RunContext;
 use crate::error::RunError;
-use crate::passes::{ROWS, SplitRows};
-use crate::ports::SplitBy;
-use crate::run::execute::make_splits;
+use crate::passes::ROWS;
+use crate::run::copies::{GROUP, with_group};
+use crate::run::dispatch::make_splits;
 use crate::run::output::Output;
-use crate::run::passes::{OpenPass, PassRecipe, PassRun};
+use crate::run::pass::{OpenPass, PassRecipe};
+use crate::run::passes::PassRun;
 use crate::run::splits::{Prepared, SplitInput, SplitTask};
-use crate::run::step::{Step, rows_input, split_rows};
+use crate::run::step::{rows_input, split_rows};
 
 /// Rows of a split of the first pass.
 const COPIED_ROWS: u64 = 1 << 20;
 /// The name of the first pass.
 pub(super) const GROUPS: &str = "groups";
-/// Columns of the copies and of their plans.
-const GROUP: &str = "__twinlens_group";
-const POSITION: &str = "__twinlens_position";
 /// Rows that are read at a time.
 const BATCH_ROWS: usize = 1 << 16;
 
@@ -89,50 +82,4 @@ fn ranges(copies: &Dataset) -> Result<BTreeMap<u32, Vec<(u64, u64)>>, RunError> 
         }
     }
     Ok(ranges)
-}
-
-/// The columns of the copies.
-fn with_group(schema: &Schema) -> SchemaRef {
-    let group = Arc::new(Field::new(GROUP, DataType::UInt32, true));
-    Arc::new(Schema::new(schema.fields().iter().cloned().chain([group]).collect::<Vec<_>>()))
-}
-
-/// The copies of a split of the first pass.
-pub(super) fn copies(
-    step: &Step,
-    rows: SplitRows<'_>,
-    by: &SplitBy,
-    groups: u64,
-) -> Result<DataFrame, RunError> {
-    let frame = rows.numbered(&step.cx.session, None, POSITION)?;
-    let column = frame.schema().field_with_unqualified_name(&by.column)?.data_type().clone();
-    let of = by.group;
-    let group = move |arguments: &[ColumnarValue]| {
-        let arrays = ColumnarValue::values_to_arrays(arguments)?;
-        let texts = cast(&arrays[0], &DataType::Utf8)?;
-        let texts = texts.as_string::<i32>();
-        let numbers = (0..texts.len()).map(|row| {
-            // A null reads as the empty text.
-            let text = if texts.is_valid(row) { texts.value(row) } else { "" };
-            group_of(&of(text), groups)
-        });
-        let numbers: ArrayRef = Arc::new(UInt32Array::from_iter_values(numbers));
-        Ok(ColumnarValue::Array(numbers))
-    };
-    let group =
-        create_udf("group_of", vec![column], DataType::UInt32, Volatility::Immutable, Arc::new(group));
-    let frame = frame.with_column(GROUP, group.call(vec![ident(&by.column)]))?;
-    let frame = frame.sort(vec![ident(GROUP).sort(true, true), ident(POSITION).sort(true, true)])?;
-    Ok(frame.drop_columns(&[POSITION])?)
-}
-
-/// The number of the split for the rows of a group, evenly distributed.
-fn group_of(name: &str, groups: u64) -> u32 {
-    // Below `groups`, which fits: there are that many splits of at least one row.
-    (u64::from(crc32fast::hash(name.as_bytes())) * groups >> 32) as u32
-}
-
-/// The rows of a split.
-pub(super) fn rows(cx: &RunContext, copies: &Dataset, ranges: &[(u64, u64)]) -> Result<DataFrame, RunError> {
-    Ok(copies.ranges(&cx.session, MAIN, ranges)?.drop_columns(&[GROUP])?)
 }

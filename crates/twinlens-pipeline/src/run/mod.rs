@@ -5,9 +5,11 @@
 //! splits in flight.
 
 pub mod consent;
+mod copies;
 pub mod cost;
 pub mod data_tests;
 pub mod directory;
+mod dispatch;
 pub mod elsewhere;
 mod empty;
 pub mod events;
@@ -18,7 +20,9 @@ pub mod generations;
 mod grouped;
 pub mod machine;
 pub mod output;
+mod pass;
 mod passes;
+mod picked;
 pub mod plan;
 pub mod provenance;
 pub mod prune;
@@ -57,8 +61,9 @@ use crate::registry::Registry;
 use crate::run::cost::Stopwatch;
 use crate::run::data_tests::TestResult;
 use crate::run::directory::RunDirectory;
+use crate::run::dispatch::{Helpers, Limits};
 use crate::run::events::{Event, Observer, Progress};
-use crate::run::execute::{Helpers, Limits, execute};
+use crate::run::execute::execute;
 use crate::run::generations::{Change, Kept};
 use crate::run::output::Output;
 use crate::run::plan::{Decision, Unit};

@@ -10,81 +10,26 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
 use twinlens_dataset::protocol::{Begin, FORMAT};
 use twinlens_dataset::shard::ShardLimits;
 use twinlens_dataset::storage::{Location, local};
-use twinlens_dataset::{Dataset, DatasetWriter, MAIN, blocking, manifest};
+use twinlens_dataset::{Dataset, DatasetWriter, MAIN, manifest};
 
-use crate::context::{InputData, RunContext};
 use crate::error::RunError;
-use crate::passes::{NextPass, Pass, PassWork, Passes, ROWS};
+use crate::passes::{NextPass, Pass, Passes, ROWS};
 use crate::run::directory::PASSES;
-use crate::run::events::{Progress, Silent};
-use crate::run::execute::{Helpers, Limits, make_splits, unless_cancelled};
+use crate::run::dispatch::{Helpers, Limits, make_splits, range_tasks, unless_cancelled};
 use crate::run::generations;
 use crate::run::output::{Output, write_table};
-use crate::run::splits::{Prepared, SplitInput, SplitTask};
+use crate::run::pass::{OpenPass, PassRecipe, silent};
+use crate::run::splits::Prepared;
 use crate::run::step::{Step, rows_input, split_rows};
 
 /// A split of a pass that looks has the rows of so many splits of rows: it reads a few columns, and
 /// answers with a small table.
 const LOOK_SPLITS: u64 = 16;
-
-/// What a process is told of a pass, beside the unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassRecipe {
-    /// Its name in the stage.
-    pub name: String,
-    /// The folder of what it is told, in the run directory.
-    pub told: Option<String>,
-    /// The folder of its answers; `None` for the pass that makes the rows of the stage's dataset.
-    pub answers: Option<String>,
-    /// How many groups of rows there are, where a split is a group ([`grouped`](super::grouped)).
-    pub groups: u64,
-}
-
-/// A pass in a process that makes splits of it.
-pub(super) struct OpenPass {
-    name: String,
-    told: Option<Location>,
-    dataset: OnceCell<Dataset>,
-    work: OnceCell<Box<dyn PassWork>>,
-    pub(super) groups: u64,
-}
-
-impl OpenPass {
-    /// A pass of a run in `dir`.
-    pub(super) fn new(dir: &Location, recipe: &PassRecipe) -> Self {
-        let told = recipe.told.as_ref().map(|folder| dir.join(folder));
-        let (dataset, work) = (OnceCell::new(), OnceCell::new());
-        Self { name: recipe.name.clone(), told, dataset, work, groups: recipe.groups }
-    }
-
-    /// What it is told.
-    pub(super) async fn told(&self) -> Result<&Dataset, RunError> {
-        let open = || async {
-            let untold = || RunError::Internal(format!("the pass `{}` is told nothing", self.name));
-            let folder = self.told.clone().ok_or_else(untold)?;
-            Ok(blocking(move || Dataset::open(folder)).await??)
-        };
-        self.dataset.get_or_try_init(open).await
-    }
-
-    /// Whether it makes the rows.
-    pub(super) fn makes_rows(&self) -> bool {
-        self.name == ROWS
-    }
-
-    /// What makes its splits.
-    pub(super) async fn work(&self, cx: &RunContext, passes: &dyn Passes) -> Result<&dyn PassWork, RunError> {
-        let open = || async { passes.open(cx, &self.name, self.told().await?).await };
-        Ok(&**self.work.get_or_try_init(open).await?)
-    }
-}
 
 /// Deletes what the passes of all stages left. Gives what to say about what stays.
 pub(super) fn delete_all(dir: &Location) -> Result<Vec<String>, RunError> {
@@ -135,7 +80,7 @@ pub(super) async fn execute(
 ) -> Result<(), RunError> {
     let head = unit.head()?;
     let input = rows_input(head)?;
-    let rows = tasks(input, split_rows(unit.steps()), input.rows(), output);
+    let rows = range_tasks(input, (split_rows(unit.steps()), input.rows()), output);
     // The side tables are a split of their own.
     let beside = input.rows().div_ceil(split_rows(unit.steps()));
     let has_beside = |output: &Output| head.node.plan.side.is_empty() || output.is_done(beside);
@@ -178,16 +123,6 @@ pub(super) async fn execute(
     };
     let writer = unless_cancelled(&head.cx, write).await?;
     output.commit(writer).await
-}
-
-/// The splits of `size` of the first `total` rows that are not committed yet.
-fn tasks(input: &InputData, size: u64, total: u64, output: &Output) -> Vec<SplitTask> {
-    let task = |number: u64| {
-        let (start, end) = (number * size, total.min((number + 1) * size));
-        let label = format!("{} rows {start}..{end}", input.name);
-        SplitTask { number, label, input: SplitInput::Rows { start, end } }
-    };
-    (0..total.div_ceil(size)).filter(|&split| !output.is_done(split)).map(task).collect()
 }
 
 /// What the passes of a stage run with.
@@ -235,7 +170,7 @@ impl PassRun<'_> {
         let head = unit.head()?;
         let mut output = self.open(head, pass.answers.as_deref().unwrap_or_default(), columns)?;
         if !output.state().complete {
-            let tasks = tasks(rows_input(head)?, size, total, &output);
+            let tasks = range_tasks(rows_input(head)?, (size, total), &output);
             let made = unit.of_pass(OpenPass::new(self.dir, &pass), &output);
             let state = output.state();
             let helpers = self.helpers.map(|helpers| {
@@ -267,9 +202,4 @@ impl PassRun<'_> {
         let writer = DatasetWriter::open_of_run(self.dir.join(folder), begin, ShardLimits::default())?;
         Ok(Output::new(&node.name, writer, silent(head)))
     }
-}
-
-/// The splits of a pass are none of the stage's.
-pub(super) fn silent(head: &Step) -> Progress {
-    Progress::new(&head.node.name, Arc::new(Silent))
 }

@@ -21,9 +21,9 @@ use crate::error::RunError;
 use crate::files::Files;
 use crate::registry::Registry;
 use crate::run::fingerprint::difference;
-use crate::run::passes::PassRecipe;
+use crate::run::pass::PassRecipe;
+use crate::run::picked::RetryRecipe;
 use crate::run::plan::Unit;
-use crate::run::retry::RetryRecipe;
 use crate::run::sent_inputs::SentFile;
 
 /// What to do about a process that is not the driver's build.

@@ -19,10 +19,10 @@ use twinlens_dataset::{Commit, Dataset, MAIN, SplitWriter, blocking};
 use crate::error::RunError;
 use crate::passes::SplitRows;
 use crate::rejects;
-use crate::run::grouped;
+use crate::run::copies;
 use crate::run::output::{Output, write_table};
-use crate::run::passes::{OpenPass, silent};
-use crate::run::retry::Picked;
+use crate::run::pass::{OpenPass, silent};
+use crate::run::picked::Picked;
 use crate::run::step::{Step, chain, conserved, rows_input, write_sorted};
 use crate::run::takeover::TakeOver;
 use crate::stage::{SourceSplit, SplitMaker, Work};
@@ -188,14 +188,14 @@ impl Prepared {
                 let input = rows_input(head)?;
                 let rows = SplitRows { input, start: *start, end: *end };
                 if let (Some(pass), Some(by)) = (&self.pass, &head.node.plan.split_by) {
-                    let copies = grouped::copies(head, rows, by, pass.groups)?;
+                    let copies = copies::copies(head, rows, by, pass.groups)?;
                     return self.write_answers(writer, copies, task).await;
                 }
                 self.write_rows(writer, rows.frame(&head.cx.session)?, task).await
             }
             (SplitInput::Ranges(ranges), Work::Rows(_)) => {
                 let copies = self.pass(head)?.told().await?;
-                self.write_rows(writer, grouped::rows(&head.cx, copies, ranges)?, task).await
+                self.write_rows(writer, copies::rows(&head.cx, copies, ranges)?, task).await
             }
             (SplitInput::Rows { start, end }, Work::Splits(splits)) => {
                 let open = || splits.open(&head.cx, &head.inputs, self.earlier_dataset.as_ref());

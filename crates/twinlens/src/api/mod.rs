@@ -40,7 +40,7 @@ pub fn start_children_by(program: PathBuf, arguments: Vec<OsString>) {
 
 /// Does what a process was started for, and gives its exit code; `None` if that is unknown.
 pub fn serve_child(argument: &OsStr) -> Option<u8> {
-    crate::children::serve(argument)
+    crate::serve_child(argument)
 }
 
 /// The datasets of a run directory with their rows and rejects, as JSON.
