@@ -1,5 +1,6 @@
 //! Executors fetch: politely all together, and each image once.
 
+use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -56,9 +57,14 @@ fn limits_of_a_host_are_those_of_all_executors_together() {
     // A request takes 200 ms: when the fourth is seen, the first of four has been answered. Of
     // eleven, one executor sends four, 300 ms apart. Requests are seen a little after they were
     // sent.
-    for (per_host, robots, apart, least) in
-        [(3, "User-agent: *\nAllow: /\n", 3, 150), (9, "User-agent: *\nCrawl-delay: 0.1\n", 10, 750)]
-    {
+    // With all images of the host in one split, one executor asks it, and robots.txt once.
+    let (allowed, slow) = ("User-agent: *\nAllow: /\n", "User-agent: *\nCrawl-delay: 0.1\n");
+    for (split_by, per_host, robots, apart, least) in [
+        ("rows", 3, allowed, 3, 150),
+        ("rows", 9, slow, 10, 750),
+        ("host", 3, allowed, 3, 150),
+        ("host", 9, slow, 10, 750),
+    ] {
         let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let (times, image) = (asked.clone(), png(64, 48));
         let site = Site::new().at("/robots.txt", Answer::body("text/plain", robots));
@@ -71,10 +77,17 @@ fn limits_of_a_host_are_those_of_all_executors_together() {
         }));
         let place = Place::new();
         write_images(&place, &web, 60, 10, &format!("per_host = {per_host}"));
+        let text = fs::read_to_string(place.path("pipeline.toml")).unwrap();
+        let split_rows = "split_rows = 10\n";
+        place.write(
+            "pipeline.toml",
+            &text.replace(split_rows, &format!("{split_rows}split_by = \"{split_by}\"\n")),
+        );
         let cluster = Cluster::new(&place);
         let _executors = cluster.executors(3);
         cluster.run("shared").ends_well();
-        assert!((1..=3).contains(&web.count("/robots.txt")), "{robots}");
+        let most = if split_by == "host" { 1 } else { 3 };
+        assert!((1..=most).contains(&web.count("/robots.txt")), "{split_by} {robots}");
         let seen = asked.lock().unwrap();
         assert_eq!(seen.len(), 60, "{robots}");
         let shortest = seen.windows(apart + 1).map(|times| times[apart] - times[0]).min().unwrap();
