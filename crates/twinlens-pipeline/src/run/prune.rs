@@ -16,7 +16,7 @@ use twinlens_dataset::storage::Location;
 
 use crate::error::RunError;
 use crate::run::cost::Cost;
-use crate::run::directory::{RunDirectory, SPILL};
+use crate::run::directory::{PASSES, RunDirectory, SPILL};
 use crate::run::generations::{self, DELETED, OLD, parts};
 
 /// What something in a run directory is.
@@ -28,6 +28,8 @@ pub enum Kind {
     Unfinished,
     /// A dataset that `--fresh` replaced.
     Replaced,
+    /// What passes over rows left, of a stage that is complete or gone.
+    Passes,
     /// Checkpoints and cached images of a training that is complete.
     Work,
     /// What the query engine spilled to disk.
@@ -42,6 +44,7 @@ impl Display for Kind {
             Self::Generation => "earlier generation",
             Self::Unfinished => "earlier generation, unfinished",
             Self::Replaced => "replaced by --fresh",
+            Self::Passes => "passes of a finished stage",
             Self::Work => "checkpoints of a finished training",
             Self::Spilled => "spilled data of a killed run",
             Self::Deleted => "half deleted by a killed run",
@@ -83,6 +86,7 @@ impl Leftovers {
         let mut all = Self { dir: dir.clone(), _lock: lock, found: Vec::new(), kept: Vec::new() };
         all.generations()?;
         all.replaced()?;
+        all.passes()?;
         for folder in dir.list()?.folders.iter().filter(|folder| parts(folder).is_none()) {
             let dataset = dir.join(folder);
             let state = manifest::read(&dataset)?;
@@ -146,6 +150,24 @@ impl Leftovers {
             };
             let bytes = old.files("")?.values().sum();
             self.add(&folder, Kind::Replaced, bytes, why)?;
+        }
+        Ok(())
+    }
+
+    /// What passes over rows left.
+    fn passes(&mut self) -> Result<(), RunError> {
+        for stage in self.dir.join(PASSES).list()?.folders {
+            let current = manifest::read(&self.dir.join(&stage))?;
+            let why = match current {
+                Some(state) if !state.complete => Some(format!("`{stage}` is not complete yet")),
+                _ => None,
+            };
+            for name in self.dir.join(PASSES).join(&stage).list()?.folders {
+                let folder = format!("{PASSES}/{stage}/{name}");
+                let location = self.location(&folder);
+                let why = why.clone().map_or_else(|| foreign(&location), |why| Ok(Some(why)))?;
+                self.add(&folder, Kind::Passes, location.files("")?.values().sum(), why)?;
+            }
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use twinlens_pipeline::config::{self, InputSchemas, Overrides};
 use twinlens_pipeline::files::Files;
 use twinlens_pipeline::rejects::{reject_where, with_reserved};
 use twinlens_pipeline::run::events::Silent;
+use twinlens_pipeline::run::prune::Leftovers;
 use twinlens_pipeline::run::{self, Settings};
 use twinlens_pipeline::{
     Input, InputData, Inputs, NextPass, Pass, PassWork, Passes, Ports, Registry, RunContext, RunError,
@@ -193,6 +194,21 @@ async fn passes_go_on_from_where_they_were() {
             other => panic!("{fail}: {other:?}"),
         }
     }
+    // What a stage left that is gone from the pipeline, nobody needs.
+    fs::write(folder.join("fail"), "rows 30").unwrap();
+    run(folder, "gone", false).await.unwrap_err();
+    let dir = folder.join("gone").into();
+    let left = Leftovers::find(&dir).unwrap();
+    assert!(left.found.is_empty() && left.kept.len() == 3, "{left:?}");
+    drop(left);
+    fs::remove_dir_all(folder.join("gone/low")).unwrap();
+    let left = Leftovers::find(&dir).unwrap();
+    assert_eq!(left.found.iter().filter(|found| found.kind.to_string().contains("passes")).count(), 3);
+    left.delete().unwrap();
+    assert!(!folder.join("gone/.passes/low/00-told").exists());
+    fs::write(folder.join("fail"), "").unwrap();
+    made(folder);
+
     // `fresh` asks again.
     run(folder, "stopped", true).await.unwrap();
     assert_eq!(made(folder).len(), 3 + 34);
