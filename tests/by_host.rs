@@ -33,7 +33,7 @@ impl Fixture {
         });
         let web = runtime.block_on(WebServer::start(site.keep_alive())).unwrap();
         let place = Place::new();
-        let host = |row: usize| if row % 2 == 0 { 0 } else { row % HOSTS };
+        let host = |row: usize| if row.is_multiple_of(2) { 0 } else { row % HOSTS };
         let line = |row: usize| format!("http://host{}.test/{row}.png,image number {row}\n", host(row));
         let broken = "not a url at all,image of nothing\n".to_string();
         let list: String = (0..200).map(line).chain([broken]).collect();

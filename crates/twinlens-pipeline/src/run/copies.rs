@@ -59,7 +59,7 @@ pub(super) fn copies(
 /// The number of the split for the rows of a group, evenly distributed.
 fn group_of(name: &str, groups: u64) -> u32 {
     // Below `groups`, which fits: there are that many splits of at least one row.
-    (u64::from(crc32fast::hash(name.as_bytes())) * groups >> 32) as u32
+    ((u64::from(crc32fast::hash(name.as_bytes())) * groups) >> 32) as u32
 }
 
 /// The rows of a split.

@@ -333,10 +333,10 @@ impl Run<'_> {
         let ranks = self.begin_with_ranks(unit, &tables, &steps, &output).await?;
         let helpers = Helpers::of_unit(&self.inputs, unit, tables, earlier.clone())?;
         let mut prepared = Prepared::new(steps, output.starter(), output.records());
-        if let Some(folder) = earlier.as_ref().map(|folder| self.settings.dir.join(folder)) {
-            if let Err(error) = prepared.take_over(folder) {
-                progress.note(format!("nothing is taken over: {error}"));
-            }
+        if let Some(folder) = earlier.as_ref().map(|folder| self.settings.dir.join(folder))
+            && let Err(error) = prepared.take_over(folder)
+        {
+            progress.note(format!("nothing is taken over: {error}"));
         }
         let work = execute(&prepared, &mut output, (&self.settings.dir, &limits), helpers.as_ref());
         stopwatch.during(work).await.map_err(|error| empty::explained(error, &reasons))?;

@@ -30,12 +30,19 @@ pub struct Output {
     writer: DatasetWriter,
     progress: Progress,
     max_rows: Option<u64>,
+    /// Whether it is no dataset of the stage's, but of a pass over rows.
+    is_pass: bool,
 }
 
 impl Output {
     /// An output over an opened dataset.
     pub fn new(stage: &str, writer: DatasetWriter, progress: Progress) -> Self {
-        Self { stage: stage.into(), writer, progress, max_rows: None }
+        Self { stage: stage.into(), writer, progress, max_rows: None, is_pass: false }
+    }
+
+    /// An output that holds what a pass over rows is told or answers: its splits are no news.
+    pub(crate) fn of_pass(stage: &str, writer: DatasetWriter, progress: Progress) -> Self {
+        Self { is_pass: true, ..Self::new(stage, writer, progress) }
     }
 
     /// With the most rows that the run wants of a source.
@@ -111,6 +118,10 @@ impl Output {
 
     fn announce(&self, commit: &Commit) {
         let (rows, rejects) = (commit.rows(MAIN), commit.rejected());
+        if self.is_pass {
+            debug!(split = commit.split, label = %commit.label, rows, "made for a pass");
+            return;
+        }
         debug!(split = commit.split, label = %commit.label, rows, rejects, "committed");
         self.progress.event(Event::SplitCommitted {
             stage: self.stage.clone(),

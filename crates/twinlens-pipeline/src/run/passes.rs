@@ -200,6 +200,6 @@ impl PassRun<'_> {
             tables: BTreeMap::from([(MAIN.to_string(), columns)]),
         };
         let writer = DatasetWriter::open_of_run(self.dir.join(folder), begin, ShardLimits::default())?;
-        Ok(Output::new(&node.name, writer, silent(head)))
+        Ok(Output::of_pass(&node.name, writer, silent(head)))
     }
 }
