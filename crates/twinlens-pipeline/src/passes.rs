@@ -129,6 +129,11 @@ impl SplitRows<'_> {
 impl InputData {
     /// All rows, as a split has some of them: where the process of the run decides alone.
     pub fn all_rows(&self) -> SplitRows<'_> {
-        SplitRows { input: self, start: 0, end: self.rows() }
+        self.rows_between(0, self.rows())
+    }
+
+    /// The rows `start..end`.
+    pub fn rows_between(&self, start: u64, end: u64) -> SplitRows<'_> {
+        SplitRows { input: self, start, end }
     }
 }

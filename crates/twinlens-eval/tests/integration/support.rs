@@ -176,11 +176,28 @@ pub(crate) async fn run<S: StageKind>(
         variant: None,
         tables: schemas,
     };
-    let inputs = plan.inputs.iter().map(|port| input(cx, port.input.name())).collect();
+    let mut inputs: Vec<_> = plan.inputs.iter().map(|port| input(cx, port.input.name())).collect();
     let writer = DatasetWriter::open(cx.path(out), begin, ShardLimits::default()).unwrap();
     let mut output = Output::new(&cx.stage, writer, cx.progress.clone());
-    let Work::Job(job) = work else { panic!("a job") };
-    job.run(cx, &Inputs::new(inputs), &mut output).await?;
+    match work {
+        Work::Job(job) => job.run(cx, &Inputs::new(inputs), &mut output).await?,
+        Work::Splits(splits) => {
+            let data = inputs.remove(plan.rows.unwrap());
+            let (total, size) = (data.rows(), plan.split_rows.unwrap() as u64);
+            let maker = splits.open(cx, &Inputs::new(inputs), None).await?;
+            for number in 0..total.div_ceil(size) {
+                if output.is_done(number) {
+                    continue;
+                }
+                cx.check_cancelled()?;
+                let (start, end) = (number * size, total.min((number + 1) * size));
+                let split = output.split(number, format!("{} rows {start}..{end}", data.name));
+                let split = maker.make(cx, data.rows_between(start, end), split).await?;
+                output.commit(split).await?;
+            }
+        }
+        other => panic!("{other:?}"),
+    }
     Ok(output.dataset())
 }
 
