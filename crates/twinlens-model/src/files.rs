@@ -17,12 +17,15 @@ pub fn directory_of(model: &Path) -> &Path {
     if model.is_file() { model.parent().unwrap_or(Path::new("")) } else { model }
 }
 
-/// Writes a file atomically: readers see all of it or none, even after a power failure.
+/// Writes a file atomically: readers see all of it or none, even after a power failure. Until then
+/// it has a name by which runs know files that a killed process left.
 ///
 /// # Errors
 /// `Io`, with the path.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
+    let mut part = path.as_os_str().to_owned();
+    part.push(".unfinished");
+    let part = std::path::PathBuf::from(part);
     let mut file = File::create(&part).map_err(ModelError::io(&part))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ModelError::io(&part))?;
     std::fs::rename(&part, path).map_err(ModelError::io(path))?;

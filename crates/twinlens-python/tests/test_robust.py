@@ -231,12 +231,12 @@ def test_ctrl_c_ends_a_query(run):
 
 PHOTOS = """
 name = "photos"
+max_reject_share = 1
 {isolate}
 
 [stages.photos]
 kind = "folder"
 folders = ["pictures"]
-max_reject_share = 1
 """
 RUN = "import sys, twinlens; twinlens.run(sys.argv[1], dir=sys.argv[2], progress=False)"
 

@@ -88,7 +88,7 @@ fn a_killed_training_resumes_from_the_last_checkpoint() {
     let (_, weights) = run(dir.path(), &options(14), &[]);
     // The state after a kill at step 14: the checkpoint of step 12 and a partial file that was
     // never renamed.
-    std::fs::write(dir.path().join("checkpoints/step-0000000014.part"), b"half").unwrap();
+    std::fs::write(dir.path().join("checkpoints/step-0000000014.safetensors.unfinished"), b"half").unwrap();
     let (log, again) = run(dir.path(), &options(14), &[]);
     assert_eq!((log.len(), again), (14, weights));
 }
