@@ -23,7 +23,8 @@ pub(crate) fn is_record(name: &str) -> bool {
     matches!(parts[..], [FOLDER, _, file] if file.ends_with(".json"))
 }
 
-/// The fingerprint by which the splits of a retry are recorded: 0 is no retry.
+/// The fingerprint under which the splits of a retry are recorded. A `retry` of 0 means none: the
+/// fingerprint stays the same.
 pub fn fingerprint_of_retry(fingerprint: &str, retry: u64) -> String {
     match retry {
         0 => fingerprint.into(),

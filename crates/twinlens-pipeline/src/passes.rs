@@ -20,7 +20,7 @@ use crate::error::RunError;
 #[async_trait]
 pub trait Passes: Send + Sync {
     /// The next pass, after those that are done. The same answers give the same pass, whatever the
-    /// limits of this process: a run that was killed goes on with the answers that it finds.
+    /// limits of this process: a run that resumes uses the answers that it finds.
     async fn next(
         &self,
         cx: &RunContext,

@@ -146,8 +146,8 @@ pub trait Rows: Send + Sync {
     ) -> Result<DataFrame, RunError>;
 }
 
-/// A stage that turns each row into a row or a reject, as [`Rows`], but is no plan: what it
-/// computes of a split needs more than a row at a time (a model, batches of images). Its splits are
+/// A stage that turns each row into a row or a reject, as [`Rows`] does, but cannot be a plan of
+/// the engine: it computes over many rows at a time (a model, batches of images). Its splits are
 /// made where those of row stages are.
 #[async_trait]
 pub trait Splits: Send + Sync {

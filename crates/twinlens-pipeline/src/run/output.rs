@@ -30,7 +30,7 @@ pub struct Output {
     writer: DatasetWriter,
     progress: Progress,
     max_rows: Option<u64>,
-    /// Whether it is no dataset of the stage's, but of a pass over rows.
+    /// Whether it holds what a pass over rows is told or answers, not the stage's dataset.
     is_pass: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Runs a stage that looks at all rows before it decides: pass after pass, each split by split.
 //!
 //! What a pass is told and what it answers are datasets in a hidden folder of the run directory, so
-//! that a killed run goes on with the pass in which it was, and other processes can make splits.
+//! that a killed run resumes in the middle of a pass, and other processes can make splits.
 //! They are deleted once the stage is complete.
 
 use std::collections::BTreeMap;
