@@ -7,6 +7,8 @@
 
 mod bits;
 mod components;
+#[cfg(target_arch = "x86_64")]
+mod reduced;
 mod scan;
 
 use image::metadata::Orientation;
@@ -35,13 +37,12 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<RawImage,
     };
     let (pixels, icc, exif) = match header.beside_black {
         None => {
-            let image = read(decoder, header, format, by)?;
-            (to_rgb(image.data, model), image.icc_profile, image.exif_data)
+            let (icc, exif) = metadata(&decoder)?;
+            (to_rgb(pixels(bytes, decoder, header, format, by)?, model), icc, exif)
         }
         Some(beside_black) => {
             let is_ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
-            let icc = decoder.icc_profile().map_err(error)?;
-            let exif = decoder.exif_data().map(<[u8]>::to_vec);
+            let (icc, exif) = metadata(&decoder)?;
             (subsampled_cmyk(bytes, header, is_ycck, beside_black, by)?, icc, exif)
         }
     };
@@ -67,6 +68,28 @@ fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<Decoder<'a>, ImageError>
         ..DecodeLimits::default()
     };
     Decoder::new_with_limits(bytes, limits).map_err(error)
+}
+
+/// The colour profile and the EXIF segment.
+fn metadata(decoder: &Decoder<'_>) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), ImageError> {
+    Ok((decoder.icc_profile().map_err(error)?, decoder.exif_data().map(<[u8]>::to_vec)))
+}
+
+fn pixels(
+    bytes: &[u8],
+    decoder: Decoder<'_>,
+    header: &Header,
+    format: PixelFormat,
+    by: u32,
+) -> Result<Vec<u8>, ImageError> {
+    #[cfg(target_arch = "x86_64")]
+    if by > 1 && decoder.jpeg_color_space() == ColorSpace::YCbCr {
+        let size = [header.width as usize, header.height as usize];
+        if let Some(pixels) = reduced::decode_reduced(bytes, size, by as usize) {
+            return pixels.map_err(error);
+        }
+    }
+    read(decoder, header, format, by).map(|image| image.data)
 }
 
 fn read(

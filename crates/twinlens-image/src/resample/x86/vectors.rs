@@ -50,12 +50,8 @@ impl Vectors for V4 {
     }
 
     #[inline(always)]
-    fn load(self, rows: [&[u8]; ROWS], at: usize) -> __m512i {
-        let mut bytes = [[0; LOAD]; ROWS];
-        for (bytes, row) in bytes.iter_mut().zip(rows) {
-            bytes.copy_from_slice(&row[at..at + LOAD]);
-        }
-        cast(bytes)
+    fn load(self, [a, b, c, d]: [&[u8]; ROWS], at: usize) -> __m512i {
+        cast([sixteen(a, at), sixteen(b, at), sixteen(c, at), sixteen(d, at)])
     }
 
     #[inline(always)]
@@ -92,6 +88,13 @@ impl Vectors for V4 {
     }
 }
 
+#[inline(always)]
+fn sixteen(row: &[u8], at: usize) -> [u8; LOAD] {
+    let mut bytes = [0; LOAD];
+    bytes.copy_from_slice(&row[at..at + LOAD]);
+    bytes
+}
+
 /// Two vectors of two rows.
 #[derive(Clone, Copy)]
 pub(super) struct Half(pub(super) V3);
@@ -123,13 +126,7 @@ impl Vectors for Half {
 
     #[inline(always)]
     fn load(self, [a, b, c, d]: [&[u8]; ROWS], at: usize) -> [__m256i; 2] {
-        [[a, b], [c, d]].map(|rows| {
-            let mut bytes = [[0; LOAD]; 2];
-            for (bytes, row) in bytes.iter_mut().zip(rows) {
-                bytes.copy_from_slice(&row[at..at + LOAD]);
-            }
-            cast(bytes)
-        })
+        [cast([sixteen(a, at), sixteen(b, at)]), cast([sixteen(c, at), sixteen(d, at)])]
     }
 
     #[inline(always)]
@@ -151,21 +148,21 @@ impl Vectors for Half {
 
     #[inline(always)]
     fn shift_left(self, sums: [__m256i; 2]) -> [__m256i; 2] {
-        sums.map(|sums| self.0.avx2._mm256_slli_epi32::<{ LOW_BITS as i32 }>(sums))
+        let shift = |sums| self.0.avx2._mm256_slli_epi32::<{ LOW_BITS as i32 }>(sums);
+        [shift(sums[0]), shift(sums[1])]
     }
 
     #[inline(always)]
     fn shift(self, sums: [__m256i; 2]) -> [__m256i; 2] {
-        sums.map(|sums| self.0.avx2._mm256_srai_epi32::<{ FRACTION_BITS as i32 }>(sums))
+        let shift = |sums| self.0.avx2._mm256_srai_epi32::<{ FRACTION_BITS as i32 }>(sums);
+        [shift(sums[0]), shift(sums[1])]
     }
 
     #[inline(always)]
     fn pixels(self, sums: [__m256i; 2]) -> [[u8; 4]; ROWS] {
-        let [[a, b], [c, d]] = sums.map(|sums| {
-            let words = self.0.avx2._mm256_packs_epi32(sums, sums);
-            let bytes: [[u8; 4]; 8] = cast(self.0.avx2._mm256_packus_epi16(words, words));
-            [bytes[0], bytes[4]]
-        });
-        [a, b, c, d]
+        // Each half holds the first pair of rows, then the second.
+        let words = self.0.avx2._mm256_packs_epi32(sums[0], sums[1]);
+        let bytes: [[u8; 4]; 8] = cast(self.0.avx2._mm256_packus_epi16(words, words));
+        [bytes[0], bytes[4], bytes[1], bytes[5]]
     }
 }
