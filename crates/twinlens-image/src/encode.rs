@@ -3,7 +3,7 @@
 
 use image::codecs::{png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
-use jpeg_encoder::{ColorType, Encoder as JpegEncoder, SamplingFactor};
+use libjpeg_turbo_rs::{Encoder as JpegEncoder, PixelFormat, Subsampling};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,15 +108,15 @@ fn lossy_webp(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String>
     Ok(())
 }
 
-/// Encodes with `jpeg-encoder`, with chroma at half the resolution as img2dataset and most
-/// encoders.
+/// Encodes to the bytes that libjpeg-turbo writes, with chroma at half the resolution, as img2dataset
+/// and Pillow do.
 fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
-    let side =
-        |length: u32| u16::try_from(length).map_err(|_| format!("{length} pixels are longer than 65535"));
-    let (width, height) = (side(rgb.width())?, side(rgb.height())?);
-    let mut encoder = JpegEncoder::new(bytes, quality);
-    encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.encode(rgb.pixels(), width, height, ColorType::Rgb).map_err(|error| error.to_string())
+    let [width, height] = [rgb.width(), rgb.height()].map(|side| side as usize);
+    let encoder = JpegEncoder::new(rgb.pixels(), width, height, PixelFormat::Rgb);
+    // Low qualities would need 16-bit tables, which not every decoder reads.
+    let encoder = encoder.subsampling(Subsampling::S420).quality(quality).force_baseline(true);
+    *bytes = encoder.encode().map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 #[cfg(test)]

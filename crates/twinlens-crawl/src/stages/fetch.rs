@@ -155,7 +155,7 @@ fn split_rows() -> usize {
 impl StageKind for Fetch {
     type Options = FetchOptions;
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const REJECT_HINTS: &'static [(&'static str, &'static str)] = &[
         (
             "private_address",

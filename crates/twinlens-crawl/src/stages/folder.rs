@@ -83,7 +83,7 @@ fn split_rows() -> usize {
 impl StageKind for Folder {
     type Options = FolderOptions;
     const NAME: &'static str = "folder";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "folder"

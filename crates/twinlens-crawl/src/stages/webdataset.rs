@@ -92,7 +92,7 @@ fn split_bytes() -> u64 {
 impl StageKind for WebDataset {
     type Options = WebDatasetOptions;
     const NAME: &'static str = "webdataset";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"
 [stages.images]
 kind = "webdataset"

@@ -4,7 +4,8 @@
 use crate::fixture;
 use proptest::prelude::*;
 use twinlens_image::{
-    Filter, ImageModes, Limits, Preprocess, Rgb, decode, decode_as, resize, resize_reference, sha256_hex,
+    Filter, Format, ImageModes, Limits, Preprocess, Rgb, decode, decode_as, encode, resize, resize_reference,
+    sha256_hex,
 };
 
 fn scene() -> Rgb {
@@ -30,6 +31,17 @@ fn resizing_equals_pillow_in_every_value() {
             assert!(expected.contains(&found), "{found}");
         }
     }
+}
+
+#[test]
+fn jpeg_files_are_those_that_pillow_saves() {
+    let expected = String::from_utf8(fixture("saved.txt")).unwrap();
+    for line in expected.lines() {
+        let (quality, hash) = line.split_once(' ').unwrap();
+        let file = encode(&scene(), Format::Jpeg, Some(quality.parse().unwrap())).unwrap();
+        assert_eq!(sha256_hex(&file), hash, "quality {quality}");
+    }
+    assert_eq!(expected.lines().count(), 6);
 }
 
 #[test]
