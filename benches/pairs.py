@@ -39,7 +39,7 @@ def shards(images, folder, kind):
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{kind}-{number}.tar" for number in range(WORKERS)]
     if not all(path.exists() for path in paths):
-        repeats = 4 if kind == "large" else 16
+        repeats = 16 if kind == "large" else 64
         for part, path in enumerate(paths):
             with webdataset.TarWriter(str(path)) as tar:
                 for number in range(part, repeats * len(images), WORKERS):

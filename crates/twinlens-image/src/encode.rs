@@ -3,7 +3,7 @@
 
 use image::codecs::{png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
-use libjpeg_turbo_rs::{Encoder as JpegEncoder, PixelFormat, Subsampling};
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,14 +108,12 @@ fn lossy_webp(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String>
     Ok(())
 }
 
-/// Encodes to the bytes that libjpeg-turbo writes, with chroma at half the resolution, as img2dataset
-/// and Pillow do.
+/// Encodes to the bytes that libjpeg-turbo writes, with chroma at half the resolution, as
+/// img2dataset and Pillow do.
 fn jpeg(rgb: &Rgb, quality: u8, bytes: &mut Vec<u8>) -> Result<(), String> {
     let [width, height] = [rgb.width(), rgb.height()].map(|side| side as usize);
-    let encoder = JpegEncoder::new(rgb.pixels(), width, height, PixelFormat::Rgb);
-    // Low qualities would need 16-bit tables, which not every decoder reads.
-    let encoder = encoder.subsampling(Subsampling::S420).quality(quality).force_baseline(true);
-    *bytes = encoder.encode().map_err(|error| error.to_string())?;
+    *bytes = compress(rgb.pixels(), width, height, PixelFormat::Rgb, quality, Subsampling::S420)
+        .map_err(|error| error.to_string())?;
     Ok(())
 }
 

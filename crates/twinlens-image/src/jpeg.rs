@@ -35,15 +35,14 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<RawImage,
         ColorSpace::Cmyk | ColorSpace::Ycck => (ColourModel::Cmyk, PixelFormat::Cmyk),
         _ => return Err(ImageError::UnsupportedFormat("JPEG of unknown colours".to_owned())),
     };
-    let (pixels, icc, exif) = match header.beside_black {
-        None => {
-            let (icc, exif) = metadata(&decoder)?;
-            (to_rgb(pixels(bytes, decoder, header, format, by)?, model), icc, exif)
-        }
+    // Before the pixels: the decoder is gone then.
+    let icc = decoder.icc_profile().map_err(error)?;
+    let exif = decoder.exif_data().map(<[u8]>::to_vec);
+    let pixels = match header.beside_black {
+        None => to_rgb(pixels(bytes, decoder, header, format, by)?, model),
         Some(beside_black) => {
             let is_ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
-            let (icc, exif) = metadata(&decoder)?;
-            (subsampled_cmyk(bytes, header, is_ycck, beside_black, by)?, icc, exif)
+            subsampled_cmyk(bytes, header, is_ycck, beside_black, by)?
         }
     };
     let orientation = exif.as_deref().and_then(Orientation::from_exif_chunk);
@@ -70,11 +69,6 @@ fn open<'a>(bytes: &'a [u8], header: &Header) -> Result<Decoder<'a>, ImageError>
     Decoder::new_with_limits(bytes, limits).map_err(error)
 }
 
-/// The colour profile and the EXIF segment.
-fn metadata(decoder: &Decoder<'_>) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), ImageError> {
-    Ok((decoder.icc_profile().map_err(error)?, decoder.exif_data().map(<[u8]>::to_vec)))
-}
-
 fn pixels(
     bytes: &[u8],
     decoder: Decoder<'_>,
@@ -85,7 +79,7 @@ fn pixels(
     #[cfg(target_arch = "x86_64")]
     if by > 1 && decoder.jpeg_color_space() == ColorSpace::YCbCr {
         let size = [header.width as usize, header.height as usize];
-        if let Some(pixels) = reduced::decode_reduced(bytes, size, by as usize) {
+        if let Some(pixels) = reduced::decode(bytes, size, by as usize) {
             return pixels.map_err(error);
         }
     }

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use twinlens::api::Pixels;
 use twinlens::datafusion::arrow::array::{Array as _, ArrayRef, AsArray};
 use twinlens::datafusion::arrow::buffer::Buffer;
 use twinlens::datafusion::arrow::compute::concat;
@@ -11,11 +12,33 @@ use twinlens::datafusion::arrow::datatypes::{ArrowNativeType, DataType};
 /// keeps it alive.
 #[pyclass(module = "twinlens._twinlens", frozen)]
 pub(crate) struct Array {
-    memory: Buffer,
+    memory: Memory,
     kind: &'static str,
     shape: Vec<usize>,
     /// Whether others use the memory too, so that it is read-only.
     is_shared: bool,
+}
+
+/// What holds the numbers.
+enum Memory {
+    Buffer(Buffer),
+    /// Those of a batch, which gets its memory back.
+    Pixels(Pixels),
+}
+
+impl Memory {
+    fn address(&self) -> usize {
+        match self {
+            Self::Buffer(buffer) => buffer.as_ptr() as usize,
+            Self::Pixels(pixels) => pixels.as_ptr() as usize,
+        }
+    }
+}
+
+impl<T: ArrowNativeType> From<Vec<T>> for Memory {
+    fn from(values: Vec<T>) -> Self {
+        Self::Buffer(Buffer::from_vec(values))
+    }
 }
 
 #[pymethods]
@@ -26,7 +49,7 @@ impl Array {
         interface.set_item("version", 3)?;
         interface.set_item("typestr", self.kind)?;
         interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
-        interface.set_item("data", (self.memory.as_ptr() as usize, self.is_shared))?;
+        interface.set_item("data", (self.memory.address(), self.is_shared))?;
         Ok(interface)
     }
 
@@ -39,13 +62,18 @@ impl Array {
 impl Array {
     /// An array that has its memory alone, and may be written to.
     pub(crate) fn own<T: ArrowNativeType>(values: Vec<T>, kind: &'static str, shape: Vec<usize>) -> Self {
-        Self { memory: Buffer::from_vec(values), kind, shape, is_shared: false }
+        Self { memory: values.into(), kind, shape, is_shared: false }
+    }
+
+    /// The pixels of a batch, which may be written to.
+    pub(crate) fn pixels(pixels: Pixels, shape: Vec<usize>) -> Self {
+        Self { memory: Memory::Pixels(pixels), kind: "<f4", shape, is_shared: false }
     }
 
     /// An array of numbers in rows.
     pub(crate) fn matrix(values: Vec<f32>, width: usize) -> Self {
         let shape = vec![values.len() / width.max(1), width];
-        Self { memory: Buffer::from_vec(values), kind: "<f4", shape, is_shared: true }
+        Self { memory: values.into(), kind: "<f4", shape, is_shared: true }
     }
 
     /// One array of a column's pieces. A single piece is not copied.
@@ -61,7 +89,7 @@ impl Array {
         let whole = match pieces {
             [] => {
                 return Ok(Self {
-                    memory: Buffer::from_vec(Vec::<u64>::new()),
+                    memory: Vec::<u64>::new().into(),
                     kind,
                     shape: shape(0, width),
                     is_shared: true,
@@ -86,7 +114,7 @@ impl Array {
         // The values of a list may begin within the buffer.
         let first = data.offset() * bytes;
         let memory = data.buffers()[0].slice_with_length(first, data.len() * bytes);
-        Ok(Self { memory, kind, shape: shape(whole.len(), width), is_shared: true })
+        Ok(Self { memory: Memory::Buffer(memory), kind, shape: shape(whole.len(), width), is_shared: true })
     }
 }
 

@@ -82,7 +82,7 @@ impl BatchStream {
         };
         let next = wait(py, poll)?.transpose().map_err(|error| exception(py, &error))?;
         let Some(batch) = next else { return Ok(None) };
-        let pixels = Array::own(batch.pixels, "<f4", vec![batch.rows, 3, self.size, self.size]);
+        let pixels = Array::pixels(batch.pixels, vec![batch.rows, 3, self.size, self.size]);
         // PyTorch looks embeddings up by numbers of this type.
         let ids: Vec<i64> = batch.ids.into_iter().map(i64::from).collect();
         Ok(Some((pixels, Array::own(ids, "<i8", vec![batch.rows, self.context]))))

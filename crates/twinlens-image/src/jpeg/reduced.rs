@@ -2,8 +2,8 @@
 //! for its transforms: at half the size, it takes longer than at the whole.
 //!
 //! The library parses the file, reads codes and converts colours; the loop over the blocks is here,
-//! with a transform in vectors. Values and refusals are the library's, also of damaged files: a test
-//! compares them. What this loop does not know is left to the library.
+//! with a transform in vectors. Values and refusals are the library's, also of damaged files: a
+//! test compares them. What this loop does not know is left to the library.
 
 mod transform;
 
@@ -24,11 +24,7 @@ use transform::transform_4x4;
 /// AVX2.
 ///
 /// `size` is the width and height that the header says.
-pub(super) fn decode_reduced(
-    bytes: &[u8],
-    size: [usize; 2],
-    by: usize,
-) -> Option<Result<Vec<u8>, JpegError>> {
+pub(super) fn decode(bytes: &[u8], size: [usize; 2], by: usize) -> Option<Result<Vec<u8>, JpegError>> {
     let simd = V3::try_new()?;
     let metadata = MarkerReader::new(bytes).read_markers().ok()?;
     if [metadata.frame.width(), metadata.frame.height()] != size {
@@ -121,51 +117,82 @@ impl NullaryFnOnce for Planes<'_> {
     #[inline(always)]
     fn call(self) -> Self::Output {
         let Self { simd, file, codes } = self;
-        let routines = detect();
         let ([width, height], stride) = (file.size, file.stride());
-        let mut rows = [0; 3].map(|_: u8| vec![0; stride * file.unit[1]]);
+        let mut planes = [0; 3].map(|_: u8| vec![0; stride * file.unit[1]]);
         let mut pixels = vec![0; width * height * 3];
-        let (mut reader, mut decoder) = (BitReader::new(codes), McuDecoder::new(3));
-        let mut coefficients = [0; 64];
+        let routines = detect();
+        let mut blocks = Blocks {
+            simd,
+            routines: &routines,
+            reader: BitReader::new(codes),
+            decoder: McuDecoder::new(3),
+            coefficients: [0; 64],
+        };
         for (row, target) in pixels.chunks_mut(width * 3 * file.unit[1]).enumerate() {
             for column in 0..file.units[0] {
                 let number = row * file.units[0] + column;
                 if file.restart > 0 && number > 0 && number.is_multiple_of(file.restart) {
-                    reader.reset();
-                    decoder.reset();
+                    blocks.reader.reset();
+                    blocks.decoder.reset();
                 }
-                for (component, plane) in file.components.iter().zip(&mut rows) {
-                    let Component { codes, quantization, blocks, side } = component;
-                    for block in 0..blocks[0] * blocks[1] {
-                        let (across, down) = (block % blocks[0], block / blocks[0]);
-                        let McuComponentPlan { comp_idx, dc_table, ac_table, .. } = codes;
-                        decoder
-                            .decode_block(&mut reader, *comp_idx, dc_table, ac_table, &mut coefficients)
-                            .map_err(|error| short_segment(&reader, error))?;
-                        let at = down * side * stride + column * file.unit[0] + across * side;
-                        let place = &mut plane[at..];
-                        match side {
-                            8 => put(place, stride, &by_library(&routines, &coefficients, quantization)),
-                            4 => put(place, stride, &transform_4x4(simd, &coefficients, quantization)),
-                            2 => {
-                                let mut values = [0; 4];
-                                idct_2x2(&coefficients, quantization, &mut values);
-                                put(place, stride, &[[values[0], values[1]], [values[2], values[3]]]);
-                            }
-                            _ => place[0] = idct_1x1(&coefficients, quantization),
-                        }
-                    }
+                for (component, plane) in file.components.iter().zip(&mut planes) {
+                    blocks.read(component, &mut plane[column * file.unit[0]..], stride)?;
                 }
-                if reader.insufficient_data() {
+                if blocks.reader.insufficient_data() {
                     return Err(JpegError::UnexpectedEof);
                 }
             }
-            let [y, cb, cr] = rows.each_ref().map(|plane| plane.chunks_exact(stride));
+            let [y, cb, cr] = planes.each_ref().map(|plane| plane.chunks_exact(stride));
             for (((y, cb), cr), rgb) in y.zip(cb).zip(cr).zip(target.chunks_exact_mut(width * 3)) {
                 routines.ycbcr_to_rgb_row(y, cb, cr, rgb, width);
             }
         }
         Ok(pixels)
+    }
+}
+
+/// Reads blocks of codes.
+struct Blocks<'a> {
+    simd: V3,
+    routines: &'a SimdRoutines,
+    reader: BitReader<'a>,
+    decoder: McuDecoder,
+    coefficients: [i16; 64],
+}
+
+impl Blocks<'_> {
+    /// The blocks of a component in a unit, to a plane from the unit's first value on.
+    #[inline(always)]
+    fn read(&mut self, component: &Component<'_>, plane: &mut [u8], stride: usize) -> Result<(), JpegError> {
+        let Component { codes, quantization, blocks, side } = component;
+        let McuComponentPlan { comp_idx, dc_table, ac_table, .. } = codes;
+        for block in 0..blocks[0] * blocks[1] {
+            let read = self.decoder.decode_block(
+                &mut self.reader,
+                *comp_idx,
+                dc_table,
+                ac_table,
+                &mut self.coefficients,
+            );
+            if let Err(error) = read {
+                // As the library says it: zeros after the end of a segment are why codes are wrong.
+                return Err(if self.reader.insufficient_data() { JpegError::UnexpectedEof } else { error });
+            }
+            let (across, down) = (block % blocks[0], block / blocks[0]);
+            let place = &mut plane[down * side * stride + across * side..];
+            let coefficients = &self.coefficients;
+            match side {
+                8 => put(place, stride, &by_library(self.routines, coefficients, quantization)),
+                4 => put(place, stride, &transform_4x4(self.simd, coefficients, quantization)),
+                2 => {
+                    let mut values = [0; 4];
+                    idct_2x2(coefficients, quantization, &mut values);
+                    put(place, stride, &pulp::cast::<_, [[u8; 2]; 2]>(values));
+                }
+                _ => place[0] = idct_1x1(coefficients, quantization),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -181,11 +208,6 @@ fn put<const SIDE: usize>(place: &mut [u8], stride: usize, rows: &[[u8; SIDE]; S
     for (number, row) in rows.iter().enumerate() {
         place[number * stride..][..SIDE].copy_from_slice(row);
     }
-}
-
-/// As the library says it: where a segment ran short, the zeros after it are why codes are wrong.
-fn short_segment(reader: &BitReader<'_>, error: JpegError) -> JpegError {
-    if reader.insufficient_data() { JpegError::UnexpectedEof } else { error }
 }
 
 #[cfg(test)]
@@ -235,7 +257,7 @@ mod tests {
         ) {
             let bytes = file(size, (sampling, quality, restart), seed, &changes);
             for by in [2, 4, 8] {
-                let Some(ours) = decode_reduced(&bytes, size, by) else { continue };
+                let Some(ours) = decode(&bytes, size, by) else { continue };
                 prop_assert_eq!(ours.ok(), by_library(&bytes, by), "{:?} by {}", sampling, by);
             }
         }
@@ -247,7 +269,7 @@ mod tests {
         for sampling in [Subsampling::S444, Subsampling::S420] {
             let bytes = file([37, 21], (sampling, 80, 0), 1, &[]);
             for by in [2, 4, 8] {
-                let pixels = decode_reduced(&bytes, [37, 21], by).map(|pixels| pixels.unwrap());
+                let pixels = decode(&bytes, [37, 21], by).map(|pixels| pixels.unwrap());
                 assert!(pixels.is_some() || V3::try_new().is_none(), "{sampling:?} by {by}");
             }
         }

@@ -1,8 +1,8 @@
 //! Resizing with the vectors of x86.
 //!
-//! A product of 16 bits and the sum of two are one instruction, so a weight of 23 bits is split into
-//! `high * 2^12 + low`; the sums of both are exact modulo 2^32, as is the whole. Along rows, four
-//! rows are resized at once; along columns, rows are added in pairs.
+//! A product of 16 bits and the sum of two are one instruction, so a weight of 23 bits is split
+//! into `high * 2^12 + low`; the sums of both are exact modulo 2^32, as is the whole. Along rows,
+//! four rows are resized at once; along columns, rows are added in pairs.
 
 mod vectors;
 

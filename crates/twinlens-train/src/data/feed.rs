@@ -2,6 +2,7 @@
 //! are sent in order.
 
 use crate::batch::{Batch, BatchSource, Part};
+use crate::data::buffers::{Buffers, Pixels};
 use crate::data::cache::{Cache, Example};
 use crate::data::loader::Data;
 use crate::data::pair::{EncodedPair, NO_IMAGE};
@@ -63,7 +64,7 @@ struct BatchPlan<'a> {
 /// The numbers of a batch, or of a rank's part of it.
 pub struct RawBatch {
     /// Pixels `[rows, 3, size, size]`, normalised.
-    pub pixels: Vec<f32>,
+    pub pixels: Pixels,
     /// Token ids `[rows, context]`.
     pub ids: Vec<u32>,
     /// Pairs.
@@ -80,6 +81,7 @@ pub(crate) struct Feed<'a> {
     transform: ImageTransform,
     budget: ByteBudget,
     cache: Option<Cache>,
+    buffers: Buffers,
     pool: rayon::ThreadPool,
     /// Only every such step is made, counted from the first.
     every: u64,
@@ -103,7 +105,17 @@ impl<'a> Feed<'a> {
             ByteBudget::new(data.options.decode_bytes as u64),
         );
         let size = preprocess.size as usize;
-        Ok(Self { data, options, size, transform, budget, cache, pool, every: 1 })
+        Ok(Self {
+            data,
+            options,
+            size,
+            transform,
+            budget,
+            cache,
+            buffers: Buffers::default(),
+            pool,
+            every: 1,
+        })
     }
 
     /// Makes of the steps, beginning with the first, only every `every`th.
@@ -212,7 +224,8 @@ impl<'a> Feed<'a> {
         let (slots, draws) = (&plan.slots[plan.places.clone()], &draws[plan.places.clone()]);
         let bytes: Vec<Option<EncodedPair>> =
             slots.iter().map(|slot| buffers[slot.input].rows.remove(&slot.row.row)).collect();
-        let mut pixels = vec![0.0; slots.len() * values];
+        // Each value is written, or there is no batch.
+        let mut pixels = self.buffers.take(slots.len() * values);
         let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
             let jobs = slots.par_iter().zip(bytes).zip(draws).zip(pixels.par_chunks_exact_mut(values));
             jobs.with_max_len(1)
@@ -247,7 +260,7 @@ impl<'a> Feed<'a> {
     fn tensors(&self, batch: RawBatch) -> Result<Batch> {
         let RawBatch { pixels, ids, rows, epoch } = batch;
         Ok(Batch {
-            pixels: Tensor::from_vec(pixels, (rows, 3, self.size, self.size), &Device::Cpu)?,
+            pixels: Tensor::from_vec(pixels.into_vec(), (rows, 3, self.size, self.size), &Device::Cpu)?,
             ids: Tensor::from_vec(ids, (rows, self.data.context), &Device::Cpu)?,
             epoch,
         })

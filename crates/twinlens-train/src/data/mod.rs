@@ -12,6 +12,7 @@
 //! the other pairs do not move. At the end all rejected rows go to the ledger, so every input row
 //! is either trained on or rejected.
 
+mod buffers;
 mod cache;
 mod disk_vec;
 mod feed;
@@ -26,6 +27,7 @@ mod transform;
 mod webdataset;
 mod windows;
 
+pub use buffers::Pixels;
 pub use feed::RawBatch;
 pub use loader::{Data, DataOptions, Input};
 pub(crate) use pair::holds_captions;

@@ -15,7 +15,7 @@ mod run;
 pub use clip::{Clip, ForeignFormat, ImageInput, Matrix, Rgb, pixels, read_image};
 pub use error::{Error, ErrorKind, Place};
 pub use evaluation::{evaluation, model_folder};
-pub use pairs::{Batches, PairOptions, Pairs, RawBatch};
+pub use pairs::{Batches, PairOptions, Pairs, Pixels, RawBatch};
 pub use query::{RowStream, Scan, TableInfo, scan, sql, tables};
 pub use run::{PipelineSource, RunOptions, RunSummary, check, plan, run};
 pub use twinlens_pipeline::run::events::Event;

@@ -14,10 +14,10 @@ use twinlens_image::{Augment, Preprocess};
 use twinlens_model::Tokenizer;
 use twinlens_pipeline::RunError;
 use twinlens_pipeline::files::Files;
-pub use twinlens_train::data::RawBatch;
 use twinlens_train::data::{
     BatchOptions, Captions, Columns, DataContext, DataOptions, Input, PairSet, PairStream, Source,
 };
+pub use twinlens_train::data::{Pixels, RawBatch};
 use twinlens_train::{Part, TrainError};
 
 use super::error::{Error, catch};
