@@ -157,3 +157,29 @@ def test_transformers(clip, classes, expected, tmp_path):
     # Its central squares begin one pixel earlier for some images.
     for a, b in zip(expected.sql(ACCURACY), found.sql(ACCURACY), strict=True):
         assert a["prompts_hash"] == b["prompts_hash"] and abs(a["value"] - b["value"]) < 0.2
+
+
+def test_retrieval(clip, classes, tmp_path):
+    """Images and captions find each other, in an evaluation with a set of classes, too."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = sorted(classes.glob("*/*.png"))[:30]
+    rows = {
+        "image": [file.read_bytes() for file in files],
+        "captions": [
+            [f"a {file.parent.name} circle", f"\x1f number {number}\u2003", " "] for number, file in enumerate(files)
+        ],
+    }
+    parquet.write_table(arrow.table(rows), tmp_path / "found.parquet")
+    sets = [str(tmp_path / "found.parquet"), f"{classes}/"]
+    results = "select metric, value, ci_low, ci_high, n, set_hash from retrieval order by metric"
+    expected, found = (
+        twinlens.evaluate(model, sets, ["{}"], dir=tmp_path / name, progress=False)
+        for model, name in [(clip, "expected"), (Ours(clip), "found")]
+    )
+    assert len(expected.sql(results).to_pylist()) >= 6
+    for a, b in zip(expected.sql(results), found.sql(results), strict=True):
+        assert a["metric"] == b["metric"] and a["n"] == b["n"] and abs(a["value"] - b["value"]) < 0.05, (a, b)
+    tasks = "select distinct task from leaderboard order by 1"
+    assert [row["task"] for row in found.sql(tasks)] == ["retrieval", "zero-shot"]
+    alone = twinlens.evaluate(Ours(clip), sets[0], dir=tmp_path / "alone", progress=False)
+    assert alone.sql(results).to_pylist() == found.sql(results).to_pylist()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import draw, equal, options
@@ -213,8 +214,8 @@ run = twinlens.open(sys.argv[1])
 # Its first row comes only after all others.
 rows = run.sql(
     "select count(*) as n from (select unnest(range(1000000)) as a), (select unnest(range(1000000)) as b) where a + b < 0")
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     list(rows)
 except KeyboardInterrupt:
     print("interrupted")
@@ -224,6 +225,8 @@ except KeyboardInterrupt:
 def test_ctrl_c_ends_a_query(run):
     child = subprocess.Popen([sys.executable, "-c", WAITING, run.dir], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "waiting\n"
+    # It may still be about to wait.
+    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     assert child.communicate(timeout=60)[0] == "interrupted\n"
     assert child.returncode == 0

@@ -34,6 +34,9 @@ use crate::{env, hub, secrets};
 const ALL: &str = "all";
 /// The stage whose table is printed at the end.
 const RESULTS: &str = "results";
+/// The stages that score sets of classes, and of captions.
+const ZERO_SHOT: &str = "zero_shot";
+const RETRIEVAL: &str = "retrieval";
 
 pub(crate) fn execute(args: &EvalArgs, registry: &Registry) -> Result<(), Failure> {
     if args.format == RowFormat::Parquet && std::io::stdout().is_terminal() {
@@ -142,7 +145,9 @@ pub(crate) fn find_sets(
             failure.hint("a directory with a directory of images per class has a `/`: --sets ./my-classes/")
         );
     }
-    let (mut available, mut missing, mut stages) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut available, mut missing) = (Vec::new(), Vec::new());
+    // Names of other stages.
+    let mut stages = BTreeSet::from([ZERO_SHOT, RETRIEVAL, RESULTS].map(String::from));
     for name in names {
         let LocatedSet { set, root } = sets::locate(&files, &name, data.as_deref(), None)?;
         let Some(root) = root else {
@@ -225,15 +230,15 @@ impl<'a> Builder<'a> {
             let prompts: Vec<(Value, Argument)> = (self.args.prompts.iter().zip(prompts))
                 .map(|(given, prompts)| (json!(prompts), self.values.argument("--prompts", given)))
                 .collect();
-            let stage = self.evaluation("zero_shot", ZeroShot::NAME, classified);
+            let stage = self.evaluation(ZERO_SHOT, ZeroShot::NAME, classified);
             if !prompts.is_empty() {
                 stage.items("prompts", prompts);
             }
-            results.push("zero_shot");
+            results.push(ZERO_SHOT);
         }
         if !retrieved.is_empty() {
-            self.evaluation("retrieval", Retrieval::NAME, retrieved);
-            results.push("retrieval");
+            self.evaluation(RETRIEVAL, Retrieval::NAME, retrieved);
+            results.push(RETRIEVAL);
         }
         let all: Vec<String> = results.iter().map(|stage| format!("select {COLUMNS} from {stage}")).collect();
         let query =
@@ -279,7 +284,7 @@ impl<'a> Builder<'a> {
 }
 
 /// A set as an option of a `retrieval` stage.
-fn retrieval(available: &AvailableSet) -> Value {
+pub(crate) fn retrieval(available: &AvailableSet) -> Value {
     json!({
         "name": available.set.name,
         "input": format!("{}_vectors", available.stage),

@@ -41,14 +41,16 @@ def evaluate(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Run:
-    """Evaluates a model on classification sets, and returns a run with the tables of a ``zero-shot``
-    stage: ``run.sql("select * from leaderboard")``.
+    """Evaluates a model, and returns a run with the tables of a ``zero-shot`` stage, for sets of
+    classes, and of a ``retrieval`` stage, for sets of captions: ``run.sql("select * from
+    leaderboard")``.
 
     ``model`` is a :class:`Clip`, the name of one (a directory, ``runs/NAME/STAGE``, ``hf://..``), a
     model of transformers or open_clip, or any object with ``encode_image`` and ``encode_text``.
 
     ``sets`` are names of declared sets, whose data are in ``data``, files that declare a set, or
-    data: a directory with a directory of images per class (``"./my-classes/"``) or a Parquet file.
+    data: a directory with a directory of images per class (``"./my-classes/"``) or a Parquet file
+    of images with labels, or with captions, which are found by each other.
     ``prompts`` are templates with ``{}`` for the class, or names of template sets.
 
     An object gets lists of RGB images of Pillow, and lists of texts; with ``preprocess`` and
@@ -62,40 +64,89 @@ def evaluate(
     if isinstance(model, Clip):
         model = model.description["name"]
     data = None if data is None else os.path.abspath(data)
+    plan = lambda: json.loads(_twinlens.evaluation(sets, data, prompts))["sets"]  # noqa: E731
     if isinstance(model, (str, os.PathLike)):
         model = os.fspath(model)
         name = name or _name(os.path.basename(model.rstrip("/")))
-        stage = {"kind": "zero-shot", "model": _folder(_twinlens.model_folder(model)), "prompts": prompts}
-        stage |= {"sets": [_located(one) for one in sets], "batch_size": batch_size}
-        stage |= {} if data is None else {"data": _folder(data)}
-        return _run(name, stage, os.fspath(dir or f"runs/eval-{name}"), progress)
+        folder, by_name = _folder(_twinlens.model_folder(model)), {one["name"]: one for one in plan()}
+        stages = _of_a_model(folder, sets, data, prompts, by_name, batch_size)
+        return _run(name, stages, os.fspath(dir or f"runs/eval-{name}"), progress)
     name = _name(name or type(model).__name__)
     dir = os.fspath(dir or f"runs/eval-{name}")
     encode = _encoders(model, preprocess, tokenizer)
-    plan = json.loads(_twinlens.evaluation(sets, data, prompts))
-    if not plan["sets"]:
+    stages = _of_an_object(encode, _logit_scale(model), plan(), prompts, f"{dir}.inputs/", name, batch_size, progress)
+    return _run(name, stages, dir, progress)
+
+
+def _of_a_model(
+    folder: str, sets: list[str], data: str | None, prompts: list[str], plan: dict[str, Any], batch_size: int
+) -> dict[str, Any]:
+    """The stages that evaluate a model of this program."""
+    retrieval = [one for one in plan.values() if one["kind"] == "retrieval"]
+    names = {one["name"] for one in retrieval}
+    classified = {"sets": [_located(one) for one in sets if one not in names]}
+    classified |= {} if data is None else {"data": _folder(data)}
+    found = [one["set"] | {"input": one["stage"]} for one in retrieval]
+    reading = {one["stage"]: one["options"] for one in retrieval}
+    return reading | _scoring(folder, prompts, classified, found, batch_size)
+
+
+def _of_an_object(
+    encode: tuple[_Encode, _Encode],
+    logit_scale: float,
+    plan: list[dict[str, Any]],
+    prompts: list[str],
+    inputs: str,
+    name: str,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Embeds the images and the texts of sets, and returns the stages that evaluate the embeddings."""
+    if not plan:
         raise ValueError("none of the sets is in `data`")
-    inputs = f"{dir}.inputs"
-    texts = sorted({text for one in plan["sets"] for text in one["texts"]})
-    vectors = _stacked(encode[1](batch) for batch in _batched(texts, batch_size))
-    folder = os.path.abspath(f"{inputs}/{name}")
-    _text_table.write(folder, texts, vectors, _logit_scale(model))
+    reading = {one["stage"]: one["options"] for one in plan}
+    pictures = run_pipeline({"name": "sets", "stages": reading}, dir=f"{inputs}sets", progress=progress)
+    texts = {text for one in plan for text in one["texts"]}
+    texts |= {text for one in plan if one["kind"] == "retrieval" for text in _captions(pictures[one["stage"]])}
+    vectors = _stacked(encode[1](batch) for batch in _batched(sorted(texts), batch_size))
+    folder = os.path.abspath(f"{inputs}{name}")
+    _text_table.write(folder, sorted(texts), vectors, logit_scale)
     about = Clip.load(folder).description
     identity = f"{about['weights_hash']}, {about['preprocess']}"
-    stages = {one["stage"]: one["options"] for one in plan["sets"]}
-    pictures = run_pipeline({"name": "sets", "stages": stages}, dir=f"{inputs}/sets", progress=progress)
-    described = []
-    for one in plan["sets"]:
-        file = os.path.abspath(f"{inputs}/{one['stage']}.parquet")
+    scored: dict[str, list[dict[str, Any]]] = {"zero-shot": [], "retrieval": []}
+    for one in plan:
+        file = os.path.abspath(f"{inputs}{one['stage']}.parquet")
         _embed(pictures[one["stage"]], encode[0], batch_size, identity, file)
         given = {key: value for key, value in one["set"].items() if value not in (None, {})}
-        described.append(given | {"input": file})
-    stage = {"kind": "zero-shot", "model": _folder(folder), "prompts": prompts, "sets": described}
-    return _run(name, stage, dir, progress)
+        scored[one["kind"]].append(given | {"input": file})
+    return _scoring(_folder(folder), prompts, {"sets": scored["zero-shot"]}, scored["retrieval"], batch_size)
 
 
-def _run(name: str, stage: dict[str, Any], dir: str, progress: bool) -> Run:
-    return run_pipeline({"name": f"eval-{name}", "stages": {"zero_shot": stage}}, dir=dir, progress=progress)
+def _scoring(
+    folder: str, prompts: list[str], classified: dict[str, Any], found: list[dict[str, Any]], batch_size: int
+) -> dict[str, Any]:
+    """The stages that score sets of classes, and of captions."""
+    common = {"model": folder, "batch_size": batch_size}
+    stages = {}
+    if classified["sets"]:
+        stages["zero_shot"] = {"kind": "zero-shot", "prompts": prompts} | common | classified
+    if found:
+        stages["retrieval"] = {"kind": "retrieval", "sets": found} | common
+    return stages
+
+
+#: What captions are trimmed of: Unicode's `White_Space`, which is not what `strip` takes away.
+_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
+def _captions(table: Any) -> Iterator[str]:
+    """The captions of a set, as a ``retrieval`` stage embeds them."""
+    for row in table.scan(columns=["captions"]):
+        yield from filter(None, (caption.strip(_SPACE) for caption in row["captions"] or () if caption))
+
+
+def _run(name: str, stages: dict[str, Any], dir: str, progress: bool) -> Run:
+    return run_pipeline({"name": f"eval-{name}", "stages": stages}, dir=dir, progress=progress)
 
 
 def _name(text: str) -> str:

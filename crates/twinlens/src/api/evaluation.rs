@@ -6,17 +6,20 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use twinlens_eval::prompts::{PromptOptions, fill};
 use twinlens_eval::sets::{Declaration, Task, Written};
+use twinlens_eval::{Retrieval, ZeroShot};
+use twinlens_pipeline::StageKind;
 
 use super::error::{Error, catch};
 use crate::errors::Failure;
-use crate::eval::{AvailableSet, classification, current_dir, find_sets, prompts};
+use crate::eval::{AvailableSet, classification, current_dir, find_sets, prompts, retrieval};
 
-/// The classification sets that are named, as JSON: for each its `stage`, the `options` of a stage
-/// that reads it, `set` as an option of a `zero-shot` stage, and the `texts` of the prompts; then
-/// the `missing` ones, each with how to get it.
+/// The sets that are named, as JSON: for each its `name`, its `stage`, the `options` of a stage
+/// that reads it, the `kind` of the stage that scores it, `set` as an option of that stage, and the
+/// `texts` of the prompts (of a set for retrieval these are the captions, which its rows have);
+/// then the `missing` ones, each with how to get it.
 ///
 /// # Errors
-/// No set is named, a set is unknown or has another task, or a prompt is not a template.
+/// No set is named, a set is unknown, or a prompt is not a template.
 pub fn evaluation(sets: &[String], data: Option<&str>, templates: &[String]) -> Result<Value, Error> {
     catch(|| Ok(plan(sets, data, templates)?))
 }
@@ -32,10 +35,6 @@ fn plan(sets: &[String], data: Option<&str>, templates: &[String]) -> Result<Val
 
 fn one(available: &AvailableSet, data: Option<&str>, prompts: &[PromptOptions]) -> Result<Value, Failure> {
     let AvailableSet { name, set, stage, .. } = available;
-    if set.task == Task::Retrieval {
-        let failure = Failure::user(format!("`{name}` is a retrieval set, and this evaluates classes"));
-        return Err(failure.hint("`Clip.save` and `twinlens eval` evaluate a model of a known format"));
-    }
     let mut options = json!({ "kind": "evaluation-set", "set": name });
     if name.ends_with(".toml") {
         options["set"] = json!(current_dir()?.join(name));
@@ -43,10 +42,18 @@ fn one(available: &AvailableSet, data: Option<&str>, prompts: &[PromptOptions]) 
     if let Some(data) = data.filter(|_| !twinlens_eval::sets::is_data(name)) {
         options["data"] = json!(format!("{}/", data.trim_end_matches('/')));
     }
+    if set.task == Task::Retrieval {
+        let set = retrieval(available);
+        return Ok(
+            json!({ "name": name, "stage": stage, "options": options, "kind": Retrieval::NAME, "set": set, "texts": [] }),
+        );
+    }
     let written = available.written()?;
     let set = classification(available, &written);
     let texts = texts(&written, prompts)?;
-    Ok(json!({ "stage": stage, "options": options, "set": set, "texts": texts }))
+    Ok(
+        json!({ "name": name, "stage": stage, "options": options, "kind": ZeroShot::NAME, "set": set, "texts": texts }),
+    )
 }
 
 /// Every name of every class in every template.
