@@ -224,12 +224,15 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_a_query(run):
     child = subprocess.Popen([sys.executable, "-c", WAITING, run.dir], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "waiting\n"
-    # It may still be about to wait.
-    time.sleep(0.5)
-    child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=60)[0] == "interrupted\n"
-    assert child.returncode == 0
+    try:
+        assert child.stdout.readline() == "waiting\n"
+        # It may still be about to wait.
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=60)[0] == "interrupted\n"
+        assert child.returncode == 0
+    finally:
+        child.kill()
 
 
 PHOTOS = """
