@@ -107,6 +107,31 @@ fn new_prompts_reuse_embeddings_and_images_are_found() {
     assert!(table.trim_start().starts_with("cosine"), "{table}");
 }
 
+/// Also the names of the evaluation's own stages, and of the stage that embeds another set.
+#[test]
+fn sets_may_have_any_name() {
+    let place = place();
+    let names = ["results", "zero_shot", "pets_vectors", "pets"];
+    for (name, class) in names.iter().flat_map(|name| ["flags", "food-and-drink"].map(|class| (name, class)))
+    {
+        let (from, to) = (place.path("data/emoji").join(class), place.path(name).join(class));
+        fs::create_dir_all(&to).unwrap();
+        for file in fs::read_dir(from).unwrap().map(|file| file.unwrap()) {
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let sets = names.map(|name| format!("./{name}/"));
+    let mut args = vec!["eval", "--weights", "model", "--prompts", "a {}", "--dir", "out", "--format", "csv"];
+    args.extend(sets.iter().flat_map(|set| ["--sets", set]));
+    let output = place.output(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let rows = stdout(&output);
+    for name in names {
+        let is_of_set = |row: &&str| row.starts_with(&format!("{name},")) && row.contains(",top1,");
+        assert_eq!(rows.lines().filter(is_of_set).count(), 1, "{rows}");
+    }
+}
+
 #[test]
 fn user_errors_have_hints() {
     let place = place();

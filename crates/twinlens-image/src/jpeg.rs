@@ -35,7 +35,7 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, by: u32) -> Result<RawImage,
         ColorSpace::Cmyk | ColorSpace::Ycck => (ColourModel::Cmyk, PixelFormat::Cmyk),
         _ => return Err(ImageError::UnsupportedFormat("JPEG of unknown colours".to_owned())),
     };
-    // Before the pixels: the decoder is gone then.
+    // Read first, since decoding consumes the decoder.
     let icc = decoder.icc_profile().map_err(error)?;
     let exif = decoder.exif_data().map(<[u8]>::to_vec);
     let pixels = match header.beside_black {

@@ -22,7 +22,7 @@ pub(crate) struct Array {
 /// What holds the numbers.
 enum Memory {
     Buffer(Buffer),
-    /// Those of a batch, which gets its memory back.
+    /// The pixels of a batch. Their memory is reused when the array is dropped.
     Pixels(Pixels),
 }
 

@@ -146,7 +146,7 @@ pub(crate) fn find_sets(
         );
     }
     let (mut available, mut missing) = (Vec::new(), Vec::new());
-    // Names of other stages.
+    // The names that other stages have.
     let mut stages = BTreeSet::from([ZERO_SHOT, RETRIEVAL, RESULTS].map(String::from));
     for name in names {
         let LocatedSet { set, root } = sets::locate(&files, &name, data.as_deref(), None)?;
@@ -159,9 +159,10 @@ pub(crate) fn find_sets(
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
             .collect();
-        while !stages.insert(stage.clone()) {
+        while [stage.clone(), vectors(&stage)].iter().any(|name| stages.contains(name)) {
             stage.push('_');
         }
+        stages.extend([stage.clone(), vectors(&stage)]);
         available.push(AvailableSet { name, set, root, stage });
     }
     if available.is_empty() {
@@ -264,7 +265,7 @@ impl<'a> Builder<'a> {
             values.option("data", data, from);
         }
         self.values
-            .stage(&format!("{stage}_vectors"), Embed::NAME, from)
+            .stage(&vectors(stage), Embed::NAME, from)
             .option("input", stage.as_str(), from)
             .option("model", model.0, model.1)
             .option("width", config.embed, model.1)
@@ -283,11 +284,16 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// The stage that embeds the set that a stage reads.
+fn vectors(stage: &str) -> String {
+    format!("{stage}_vectors")
+}
+
 /// A set as an option of a `retrieval` stage.
 pub(crate) fn retrieval(available: &AvailableSet) -> Value {
     json!({
         "name": available.set.name,
-        "input": format!("{}_vectors", available.stage),
+        "input": vectors(&available.stage),
         "captions": "captions",
     })
 }
@@ -304,7 +310,7 @@ pub(crate) fn classification(available: &AvailableSet, written: &Written) -> Val
         .collect();
     json!({
         "name": set.name,
-        "input": format!("{}_vectors", available.stage),
+        "input": vectors(&available.stage),
         "split": set.split,
         "label": if multi_label { "labels" } else { "class_name" },
         "classes": (!multi_label).then_some(&names),

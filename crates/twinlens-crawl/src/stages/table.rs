@@ -76,7 +76,7 @@ pub struct Table {
 impl StageKind for Table {
     type Options = TableOptions;
     const NAME: &'static str = "table";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 3;
     const EXAMPLE: &'static str = r#"
 [stages.pairs]
 kind = "table"

@@ -2,8 +2,8 @@
 //! for its transforms: at half the size, it takes longer than at the whole.
 //!
 //! The library parses the file, reads codes and converts colours; the loop over the blocks is here,
-//! with a transform in vectors. Values and refusals are the library's, also of damaged files: a
-//! test compares them. What this loop does not know is left to the library.
+//! with a vectorised transform. It gives the library's values and refusals, for damaged files too:
+//! a test compares them. All other structures are left to the library.
 
 mod transform;
 
@@ -175,14 +175,14 @@ impl Blocks<'_> {
                 &mut self.coefficients,
             );
             if let Err(error) = read {
-                // As the library says it: zeros after the end of a segment are why codes are wrong.
+                // Like the library: a segment that ends early is the cause, not the code.
                 return Err(if self.reader.insufficient_data() { JpegError::UnexpectedEof } else { error });
             }
             let (across, down) = (block % blocks[0], block / blocks[0]);
             let place = &mut plane[down * side * stride + across * side..];
             let coefficients = &self.coefficients;
             match side {
-                8 => put(place, stride, &by_library(self.routines, coefficients, quantization)),
+                8 => put(place, stride, &transform_8x8(self.routines, coefficients, quantization)),
                 4 => put(place, stride, &transform_4x4(self.simd, coefficients, quantization)),
                 2 => {
                     let mut values = [0; 4];
@@ -196,7 +196,11 @@ impl Blocks<'_> {
     }
 }
 
-fn by_library(routines: &SimdRoutines, coefficients: &[i16; 64], quantization: &[u16; 64]) -> [[u8; 8]; 8] {
+fn transform_8x8(
+    routines: &SimdRoutines,
+    coefficients: &[i16; 64],
+    quantization: &[u16; 64],
+) -> [[u8; 8]; 8] {
     let mut values = [0; 64];
     (routines.idct_islow)(coefficients, quantization, &mut values);
     pulp::cast(values)
@@ -223,7 +227,7 @@ mod tests {
         Some(decoder.decode_image().ok()?.data)
     }
 
-    /// A file of noise that is rough or smooth, with `changes` of its codes.
+    /// A file with rough or smooth noise, of whose codes some bytes are changed.
     fn file(size: [usize; 2], of: (Subsampling, u8, u16), seed: u64, changes: &[(f64, u8)]) -> Vec<u8> {
         let (sampling, quality, restart) = of;
         let mut state = seed;
@@ -263,7 +267,7 @@ mod tests {
         }
     }
 
-    /// What this is for is not left to the library.
+    /// The structures that this module is for are not left to the library.
     #[test]
     fn the_commonest_structures_are_decoded_here() {
         for sampling in [Subsampling::S444, Subsampling::S420] {

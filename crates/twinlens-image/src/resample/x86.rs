@@ -92,7 +92,7 @@ impl<V: Vectors> NullaryFnOnce for AlongRows<'_, V> {
 
     #[inline(always)]
     fn call(self) {
-        // Without `map` on arrays, which is not always inlined and then has no vectors.
+        // No `map` on arrays: it is not always inlined, and then compiled without AVX2.
         let Self { simd, rows: [a, b, c, d], starts, weights, targets: [to_a, to_b, to_c, to_d] } = self;
         let (first, last) = (simd.repeat(pairs(0)), simd.repeat(pairs(2)));
         let quads = weights.len() / starts.len();

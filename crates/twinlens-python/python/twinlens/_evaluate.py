@@ -64,18 +64,24 @@ def evaluate(
     if isinstance(model, Clip):
         model = model.description["name"]
     data = None if data is None else os.path.abspath(data)
-    plan = lambda: json.loads(_twinlens.evaluation(sets, data, prompts))["sets"]  # noqa: E731
     if isinstance(model, (str, os.PathLike)):
         model = os.fspath(model)
         name = name or _name(os.path.basename(model.rstrip("/")))
-        folder, by_name = _folder(_twinlens.model_folder(model)), {one["name"]: one for one in plan()}
+        folder = _folder(_twinlens.model_folder(model))
+        by_name = {one["name"]: one for one in _plan(sets, data, prompts)}
         stages = _of_a_model(folder, sets, data, prompts, by_name, batch_size)
         return _run(name, stages, os.fspath(dir or f"runs/eval-{name}"), progress)
     name = _name(name or type(model).__name__)
     dir = os.fspath(dir or f"runs/eval-{name}")
     encode = _encoders(model, preprocess, tokenizer)
-    stages = _of_an_object(encode, _logit_scale(model), plan(), prompts, f"{dir}.inputs/", name, batch_size, progress)
+    plan = _plan(sets, data, prompts)
+    stages = _of_an_object(encode, _logit_scale(model), plan, prompts, f"{dir}.inputs/", name, batch_size, progress)
     return _run(name, stages, dir, progress)
+
+
+def _plan(sets: list[str], data: str | None, prompts: list[str]) -> list[dict[str, Any]]:
+    """The sets whose data exist, and how each is read and scored."""
+    return json.loads(_twinlens.evaluation(sets, data, prompts))["sets"]
 
 
 def _of_a_model(

@@ -1,22 +1,21 @@
-//! Memory of batches that is used again. The system would clear tens of megabytes for each batch,
-//! which takes a sixth of the time of decoding.
+//! Reuses the memory of batches. The system would otherwise clear tens of megabytes for each batch,
+//! which costs about an eighth of the time of decoding.
+//!
+//! Nothing waits for a lock here: in a process that was forked it might be held for ever.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-/// Buffers of pixels, of which the last that was dropped is kept.
+/// Buffers of pixels. The last one that was dropped is kept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Buffers(Arc<Mutex<Option<Vec<f32>>>>);
 
 impl Buffers {
-    /// A buffer of so many values: zeros, or those of an earlier batch.
+    /// A buffer of `length` values: zeros, or what an earlier batch left.
     pub(crate) fn take(&self, length: usize) -> Pixels {
-        let spare = self.spare().take_if(|values| values.len() == length);
+        let spare =
+            self.0.try_lock().ok().and_then(|mut spare| spare.take_if(|values| values.len() == length));
         Pixels { values: spare.unwrap_or_else(|| vec![0.0; length]), home: self.clone() }
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Option<Vec<f32>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -28,7 +27,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// The values, whose memory is not used again.
+    /// The values. Their memory is not reused.
     pub(crate) fn into_vec(mut self) -> Vec<f32> {
         std::mem::take(&mut self.values)
     }
@@ -50,8 +49,11 @@ impl DerefMut for Pixels {
 
 impl Drop for Pixels {
     fn drop(&mut self) {
-        if !self.values.is_empty() {
-            *self.home.spare() = Some(std::mem::take(&mut self.values));
+        if self.values.is_empty() {
+            return;
+        }
+        if let Ok(mut spare) = self.home.0.try_lock() {
+            *spare = Some(std::mem::take(&mut self.values));
         }
     }
 }
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again_once_nobody_has_it() {
+    fn memory_is_reused_once_nobody_has_it() {
         let buffers = Buffers::default();
         let mut first = buffers.take(4);
         first[0] = 1.0;

@@ -224,7 +224,7 @@ impl<'a> Feed<'a> {
         let (slots, draws) = (&plan.slots[plan.places.clone()], &draws[plan.places.clone()]);
         let bytes: Vec<Option<EncodedPair>> =
             slots.iter().map(|slot| buffers[slot.input].rows.remove(&slot.row.row)).collect();
-        // Each value is written, or there is no batch.
+        // What an earlier batch left is overwritten.
         let mut pixels = self.buffers.take(slots.len() * values);
         let examples: Vec<Option<Vec<u32>>> = self.pool.install(|| {
             let jobs = slots.par_iter().zip(bytes).zip(draws).zip(pixels.par_chunks_exact_mut(values));

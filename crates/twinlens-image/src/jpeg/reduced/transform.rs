@@ -108,7 +108,7 @@ mod tests {
     use libjpeg_turbo_rs::decode::idct_scaled::idct_4x4;
     use proptest::prelude::*;
 
-    /// Mostly small numbers and zeros, as in files; and any.
+    /// Mostly zeros and small numbers, as in real files, and sometimes any number.
     fn coefficient() -> impl Strategy<Value = i16> {
         prop_oneof![4 => Just(0_i16), 4 => -40..40_i16, 1 => any::<i16>()]
     }

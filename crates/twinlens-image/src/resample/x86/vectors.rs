@@ -160,7 +160,7 @@ impl Vectors for Half {
 
     #[inline(always)]
     fn pixels(self, sums: [__m256i; 2]) -> [[u8; 4]; ROWS] {
-        // Each half holds the first pair of rows, then the second.
+        // The lower half holds rows a and c, the upper one b and d.
         let words = self.0.avx2._mm256_packs_epi32(sums[0], sums[1]);
         let bytes: [[u8; 4]; 8] = cast(self.0.avx2._mm256_packus_epi16(words, words));
         [bytes[0], bytes[4], bytes[1], bytes[5]]
