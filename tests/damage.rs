@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Place, long_captions, stderr, stdout};
+use crate::support::{Place, long_captions, program, stderr, stdout};
 
 /// A directory with a list of `rows` rows and the pipeline.
 fn site(rows: usize) -> Place {
@@ -128,7 +128,7 @@ fn a_full_disk_is_reported_and_the_run_resumes_when_there_is_space() {
         .args(["--map-root-user", "--mount", "sh", "-c", script])
         .env("DIR", site.path("run"))
         .env("PIPELINE", site.path("pipeline.toml"))
-        .env("TWINLENS", env!("CARGO_BIN_EXE_twinlens"))
+        .env("TWINLENS", program())
         .output()
         .unwrap();
     let text = stderr(&output);

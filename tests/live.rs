@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use twinlens_testkit::python::python;
 
-use crate::support::{Place, training};
+use crate::support::{Place, program, training};
 
 fn metrics(address: &str) -> Option<String> {
     let mut connection = TcpStream::connect(address).ok()?;
@@ -39,7 +39,7 @@ fn a_training_without_a_terminal_is_seen_at_once() {
     let address = format!("127.0.0.1:{port}");
     let run = ["run", "pipeline.toml", "--dir", "run", "--metrics", &address, "--tensorboard", "curves"];
     let mut command = Command::new("nohup");
-    command.arg(env!("CARGO_BIN_EXE_twinlens")).args(run).current_dir(place.folder());
+    command.arg(program()).args(run).current_dir(place.folder());
     command.env("HOME", place.folder()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);

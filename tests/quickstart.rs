@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::support::docs::{pages, snippets};
-use crate::support::{page, stdout};
+use crate::support::{page, program, stdout};
 
 fn pipeline() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml")
 }
 
 fn twinlens(args: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_twinlens")).args(args).output().unwrap();
+    let output = Command::new(program()).args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&output.stderr));
     output
 }

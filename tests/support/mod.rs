@@ -39,7 +39,7 @@ impl Place {
 
     /// A call of the program in the directory, with an empty environment and a fixed clock.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlens"));
+        let mut command = Command::new(program());
         command.args(args).current_dir(self.folder()).env_clear().stdin(Stdio::null());
         command.env("SOURCE_DATE_EPOCH", "1700000000").env("HOME", self.folder());
         command
@@ -109,6 +109,12 @@ impl RandomTimes {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         most.mul_f64(((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
     }
+}
+
+/// The program under test; `TWINLENS_TEST_PROGRAM` may name another build of it.
+pub(crate) fn program() -> PathBuf {
+    let other = std::env::var_os("TWINLENS_TEST_PROGRAM");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_twinlens").into(), PathBuf::from)
 }
 
 /// How many processes a test kills: `TWINLENS_KILLS`, or else `default`.

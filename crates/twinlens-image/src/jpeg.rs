@@ -5,10 +5,10 @@
 //! Entropy-coded data are read strictly: a decoder that fills up unreadable parts would accept half
 //! an image.
 
+#[cfg(target_arch = "x86_64")]
+mod baseline;
 mod bits;
 mod components;
-#[cfg(target_arch = "x86_64")]
-mod reduced;
 mod scan;
 
 use image::metadata::Orientation;
@@ -77,10 +77,10 @@ fn pixels(
     by: u32,
 ) -> Result<Vec<u8>, ImageError> {
     #[cfg(target_arch = "x86_64")]
-    if by > 1 && decoder.jpeg_color_space() == ColorSpace::YCbCr {
+    if decoder.jpeg_color_space() == ColorSpace::YCbCr {
         let size = [header.width as usize, header.height as usize];
-        if let Some(pixels) = reduced::decode(bytes, size, by as usize) {
-            return pixels.map_err(error);
+        if let Some(pixels) = baseline::decode(bytes, size, by as usize) {
+            return Ok(pixels);
         }
     }
     read(decoder, header, format, by).map(|image| image.data)
