@@ -51,9 +51,10 @@ impl Paint {
     }
 }
 
-/// Escapes control characters except line feeds: text from the web must not control the terminal.
+/// Escapes control characters except line feeds and tabs: text from the web must not control the
+/// terminal.
 pub(crate) fn printable(text: &str) -> String {
-    escaped(text, |c| c == '\n')
+    escaped(text, |c| matches!(c, '\n' | '\t'))
 }
 
 /// Escapes control characters and line feeds.
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(printable("a\x1b]0;x\x07\nb\u{202e}"), "a\\u{1b}]0;x\\u{7}\nb\\u{202e}");
+        assert_eq!(printable("a\x1b]0;x\x07\n\tb\u{202e}"), "a\\u{1b}]0;x\\u{7}\n\tb\\u{202e}");
         assert_eq!(one_line("two\nlines"), "two\\nlines");
         let coloured = "\u{1b}[1;31merror\u{1b}[0m\n\u{1b}[2J\u{9b}\u{1b}]0;x";
         let expected = "\u{1b}[1;31merror\u{1b}[0m\n\\u{1b}[2J\\u{9b}\\u{1b}]0;x";
