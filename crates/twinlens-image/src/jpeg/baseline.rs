@@ -134,10 +134,10 @@ impl NullaryFnOnce for Decode<'_> {
         let routines = detect();
         let mut convert = Convert::new(structure, &routines);
         let mut first = [0; 3];
-        let mut number = 0;
+        let mut number = 0_usize;
         for row in 0..structure.units[1] {
             for column in 0..structure.units[0] {
-                if structure.restart > 0 && number > 0 && number % structure.restart == 0 {
+                if structure.restart > 0 && number > 0 && number.is_multiple_of(structure.restart) {
                     codes.restart()?;
                     first = [0; 3];
                 }
@@ -269,7 +269,7 @@ impl<'a> Convert<'a> {
     fn row(&mut self, simd: V3, [luma, cb, cr]: &[Plane; 3], y: usize, rgb: &mut [u8]) {
         let near = y / cb.factor[1];
         // Beyond the first row there is the first, too.
-        let far = if y % 2 == 0 { near.saturating_sub(1) } else { near + 1 };
+        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { near + 1 };
         for (plane, wide) in [cb, cr].into_iter().zip(&mut self.chroma) {
             let row = &mut wide[..plane.size[0] * plane.factor[0]];
             match plane.factor {
