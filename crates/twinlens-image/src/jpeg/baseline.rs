@@ -1,9 +1,9 @@
 //! Decodes the commonest structure: luma and chroma in one scan without progression.
 //!
-//! The library parses the file and converts colours; the codes are read here, and the loop over the
-//! blocks is here, with a vectorised transform to half the size, which the library does not have.
-//! Values are the library's. What is not sound, and all other structures, are left to it, so that
-//! its refusals hold.
+//! The library parses the file, transforms whole blocks and converts colours. The codes are read
+//! here, and the transforms to a half and a quarter of the size are here, with vectors, which the
+//! library's do not have. Values are the library's. Damaged files and all other structures are left
+//! to it, so that there is one set of refusals.
 
 mod codes;
 mod transform;
@@ -22,8 +22,8 @@ use codes::Codes;
 use transform::{flat, transform_2x2, transform_4x4, transform_8x8};
 use upsample::Double;
 
-/// RGB at 1/`by` of the size. `None` for files of another structure, files that are not sound, and
-/// processors without AVX2.
+/// RGB at 1/`by` of the size. `None` for files of another structure, damaged files, and processors
+/// without AVX2.
 ///
 /// `size` is the width and height that the header says.
 pub(super) fn decode(bytes: &[u8], size: [usize; 2], by: usize) -> Option<Vec<u8>> {
@@ -80,7 +80,7 @@ impl<'a> Structure<'a> {
         let component = |(codes, info): (McuComponentPlan<'a>, &ComponentInfo)| {
             let table = metadata.quant_tables.get(usize::from(info.quant_table_index))?.as_ref()?;
             let blocks = sampling(info);
-            // At a reduced size, a smaller part of a block is left out instead of making it larger.
+            // At a reduced size, more of a chroma block is kept instead of enlarging it afterwards.
             let side = if by == 1 { 8 } else { unit[0] / blocks[0] };
             let factor = [0, 1].map(|axis| unit[axis] / (blocks[axis] * side));
             let fits = [0, 1].iter().all(|axis| blocks[*axis] * side * factor[*axis] == unit[*axis]);
@@ -95,7 +95,7 @@ impl<'a> Structure<'a> {
         let sides = [frame.width(), frame.height()];
         let size = sides.map(|side| side.div_ceil(by));
         let [luma, cb, cr] = components.each_ref().map(|component| component.factor);
-        // Of two columns or less, the library makes more without a filter.
+        // The library enlarges two columns or fewer without a filter.
         let is_wide = cb == [1, 1] || size[0].div_ceil(2) > 2;
         let units = [0, 1].map(|axis| sides[axis].div_ceil(8 * most[axis]));
         let restart = usize::from(metadata.restart_interval);
@@ -268,7 +268,7 @@ impl<'a> Convert<'a> {
     #[inline(always)]
     fn row(&mut self, simd: V3, [luma, cb, cr]: &[Plane; 3], y: usize, rgb: &mut [u8]) {
         let near = y / cb.factor[1];
-        // Beyond the first row there is the first, too.
+        // The row above the first is the first itself.
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { near + 1 };
         for (plane, wide) in [cb, cr].into_iter().zip(&mut self.chroma) {
             let row = &mut wide[..plane.size[0] * plane.factor[0]];

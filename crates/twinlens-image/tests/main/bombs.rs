@@ -30,13 +30,6 @@ fn cost(bytes: &[u8], modes: ImageModes) -> Cost {
     Cost { code, seconds, peak, budget }
 }
 
-/// The cost of the first of three tries that takes at most `seconds`, or of the last: new memory is
-/// slow on a busy machine.
-fn cost_below(seconds: f64, bytes: &[u8], modes: ImageModes) -> Cost {
-    let mut tries = std::iter::repeat_with(|| cost(bytes, modes)).take(2);
-    tries.find(|cost| cost.seconds <= seconds).unwrap_or_else(|| cost(bytes, modes))
-}
-
 /// With `TWINLENS_BOMBS=largest`, the largest bombs that the default limits allow are tried. That
 /// takes minutes: run it alone, in a release build.
 fn is_largest() -> bool {
@@ -54,7 +47,7 @@ fn explode(size: Size, seconds: f64) -> (String, Vec<String>) {
     for (name, make) in IMAGE_BOMBS {
         let bytes = make(size);
         for modes in [ImageModes::White, ImageModes::OpenClip] {
-            let cost = cost_below(seconds, &bytes, modes);
+            let cost = cost(&bytes, modes);
             let line = format!(
                 "{name}, {}: {} KB, {}, {:.2} s, {} MB of {}\n",
                 modes.name(),

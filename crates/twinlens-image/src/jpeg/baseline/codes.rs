@@ -1,7 +1,7 @@
 //! Reads the codes of blocks: 64 coefficients each (ITU-T T.81, section F.2.2).
 //!
-//! Eight bytes are taken at a time where none of them is 255. What is not sound is not read: `None`
-//! means that a code is unknown, or that the data end early.
+//! Eight bytes are taken at a time where none of them is 255. `None` means that a code is unknown
+//! or that a marker is missing. Data that end early are told by [`Codes::is_beyond`].
 
 use libjpeg_turbo_rs::common::huffman_table::HuffmanTable;
 use libjpeg_turbo_rs::common::quant_table::ZIGZAG_ORDER;
@@ -18,7 +18,7 @@ const PLACES: [u8; 128] = {
     places
 };
 
-/// A code takes at most 16 bits, the bits of its value 15.
+/// A code has at most 16 bits, and the value after it at most 15.
 const LONGEST: u32 = 32;
 
 /// Where the codes are read.
@@ -63,7 +63,7 @@ impl<'a> Codes<'a> {
         self.count < self.beyond
     }
 
-    /// Goes on after the marker that ends an interval, which must be next.
+    /// Continues after the marker that ends an interval, which must be next.
     pub(super) fn restart(&mut self) -> Option<()> {
         match self.bytes.get(self.at..)? {
             [0xff, 0xd0..=0xd7, rest @ ..] => *self = Self::new(rest),
@@ -175,7 +175,7 @@ impl<'a> Codes<'a> {
         }
     }
 
-    /// Fills up byte by byte. A zero after 255 is no data.
+    /// Fills up byte by byte, and skips the zero that follows each 255.
     #[cold]
     #[inline(never)]
     fn filled_bytewise(mut self) -> Self {
