@@ -84,6 +84,14 @@ pub enum DatasetError {
         /// The error of the store.
         source: object_store::Error,
     },
+    /// A request to an object store failed, for which this machine has no credentials.
+    #[error("{path}: this machine has no credentials for the store: {source}")]
+    NoCredentials {
+        /// The URL.
+        path: PathBuf,
+        /// The error of the store.
+        source: object_store::Error,
+    },
     /// A text that is not a usable path or URL.
     #[error("{path}: {why}")]
     Location {
@@ -146,6 +154,18 @@ impl DatasetError {
         Self::Refused { path: path.into(), why: why.into(), hint: hint.into() }
     }
 
+    /// Whether a store refuses what it was asked, or nobody can tell it who asks.
+    pub fn is_about_credentials(&self) -> bool {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        match self {
+            Self::NoCredentials { .. } => true,
+            Self::Store { source, .. } => {
+                matches!(source, PermissionDenied { .. } | Unauthenticated { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -166,12 +186,15 @@ impl DatasetError {
                 "free space on the disk that holds {}, then run the same command: it resumes where it stopped",
                 path.display()
             )),
-            Self::Store { source: object_store::Error::PermissionDenied { .. }, .. }
-            | Self::Store { source: object_store::Error::Unauthenticated { .. }, .. } => {
-                Some("check the store's keys in the environment (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, ...)".into())
-            }
+            _ if self.is_about_credentials() => Some(
+                "set the store's keys in the environment of this machine (AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, ...)"
+                    .into(),
+            ),
             Self::Refused { hint, .. } => Some(hint.clone()),
-            Self::Locked { .. } => Some("wait for it, stop it, or choose another directory with --dir".into()),
+            Self::Locked { .. } => {
+                Some("wait for it, stop it, or choose another directory with --dir".into())
+            }
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 //! Datasets access files only through a [`Location`]: a path in a [`Store`].
 
 mod checksums;
+mod client;
 mod held;
 pub mod local;
 mod location;

@@ -8,7 +8,6 @@
 //! of the object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::future::Future;
@@ -16,7 +15,9 @@ use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::prelude::SessionContext;
@@ -32,11 +33,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use url::Url;
 
+use super::client::{Client, Credentials};
 use super::local;
 use super::ranges::RemoteFile;
 use super::store::{Listing, Log, LogEnd, ParquetFile, Store};
 use crate::error::DatasetError;
-use crate::secret_urls::without_secrets;
 use crate::sniff::SNIFF_BYTES;
 
 /// Concurrent requests for small objects.
@@ -51,10 +52,15 @@ const DELETED_TOGETHER: usize = 1000;
 const PARQUET_TAIL: u64 = 8;
 /// Bytes of a part of an upload, and of its buffer.
 const PART_BYTES: usize = 8 << 20;
+/// How long a store that has failed may take for an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// An open object store with its own thread, so that synchronous code can use it on any thread.
 pub(super) struct RemoteStore {
     client: Arc<dyn ObjectStore>,
+    credentials: Credentials,
+    /// Whether the last request failed although the library had tried it for minutes.
+    is_silent: Arc<AtomicBool>,
     /// The URL of the bucket.
     root: Url,
     scratch: PathBuf,
@@ -77,32 +83,11 @@ impl fmt::Debug for RemoteStore {
 }
 
 impl RemoteStore {
-    /// Opens the store of a URL; its settings (keys, region, endpoint) come from the environment,
-    /// under the usual names.
+    /// Opens the store of a URL.
     pub(super) fn parse(written: &str, scratch: &Path) -> Result<(Self, PathBuf), DatasetError> {
-        let shown = without_secrets(written, &[]).into_owned();
-        let invalid = |why: String| DatasetError::Location { path: shown.clone().into(), why };
-        let url = Url::parse(written).map_err(|error| invalid(error.to_string()))?;
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            let why = "the URL of an object store has no user, password or parameters";
-            return Err(invalid(format!("{why}: its keys are environment variables (AWS_ACCESS_KEY_ID)")));
-        }
-        if let Some(feature) = missing_feature(url.scheme()) {
-            return Err(invalid(format!(
-                "this program was built without `{feature}`; build it with `--features {feature}`"
-            )));
-        }
-        if !KNOWN.contains(&url.scheme()) {
-            return Err(invalid(format!(
-                "the URL of an object store starts with one of {}",
-                KNOWN.join(", ")
-            )));
-        }
-        let (client, key) = object_store::parse_url_opts(&url, settings(std::env::vars_os()))
-            .map_err(|source| DatasetError::Store { path: shown.clone().into(), source })?;
-        let mut root = url;
-        root.set_path("");
-        let store = Self::new(client.into(), root, scratch)?;
+        let Client { store, root, key, credentials } = Client::open(written)?;
+        let mut store = Self::new(store, root, scratch)?;
+        store.credentials = credentials;
         let path = store.join(Path::new(""), key.as_ref());
         Ok((store, path))
     }
@@ -116,7 +101,14 @@ impl RemoteStore {
             .map_err(|error| DatasetError::io(scratch, error))?;
         // Stores must not share copies.
         let name = hex::encode(&<sha2::Sha256 as sha2::Digest>::digest(root.as_str())[..8]);
-        Ok(Self { client, root, scratch: scratch.join(name), runtime: Some(runtime) })
+        Ok(Self {
+            client,
+            credentials: Credentials::not_needed(),
+            is_silent: Arc::default(),
+            root,
+            scratch: scratch.join(name),
+            runtime: Some(runtime),
+        })
     }
 
     /// The URL, for messages and for the query engine.
@@ -210,7 +202,8 @@ impl RemoteStore {
     }
 
     /// Runs a request on the thread of the store and waits for it; the caller's runtime, if any, is
-    /// not entered again.
+    /// not entered again. The library tries a request for minutes; after one that failed, others do
+    /// so only once the store answers again: what a failure leads to ends soon.
     fn wait<T, F>(&self, path: &Path, work: F) -> Result<T, DatasetError>
     where
         T: Send + 'static,
@@ -218,15 +211,46 @@ impl RemoteStore {
     {
         let (send, receive) = sync_channel(1);
         if let Some(runtime) = &self.runtime {
+            let (client, credentials) = (self.client.clone(), self.credentials.clone());
+            let (is_silent, key) = (self.is_silent.clone(), key(path));
             runtime.spawn(async move {
+                let answers = match is_silent.load(Ordering::Relaxed) {
+                    true => answers(client.as_ref(), &key).await,
+                    false => Ok(()),
+                };
+                let done = match answers {
+                    Ok(()) => work.await,
+                    Err(error) => Err(error),
+                };
+                let has_failed = matches!(done, Err(Error::Generic { .. }));
+                is_silent.store(has_failed, Ordering::Relaxed);
+                let lacks_credentials = has_failed && credentials.are_missing().await;
                 // The caller may be gone.
-                let _ = send.send(work.await);
+                let _ = send.send((done, lacks_credentials));
             });
         }
+        let path = || self.display_path(path);
         match receive.recv() {
-            Ok(done) => done.map_err(|source| DatasetError::Store { path: self.display_path(path), source }),
-            Err(_) => Err(DatasetError::Protocol(format!("{}: the store's thread is gone", self.url(path)))),
+            Ok((Ok(done), _)) => Ok(done),
+            Ok((Err(source), true)) => Err(DatasetError::NoCredentials { path: path(), source }),
+            Ok((Err(source), false)) => Err(DatasetError::Store { path: path(), source }),
+            Err(_) => {
+                Err(DatasetError::Protocol(format!("{}: the store's thread is gone", path().display())))
+            }
         }
+    }
+}
+
+/// Fails if a store does not answer soon.
+async fn answers(client: &dyn ObjectStore, key: &Key) -> Result<(), Error> {
+    if key.as_ref().is_empty() {
+        // The bucket itself is no object.
+        return Ok(());
+    }
+    match tokio::time::timeout(ANSWER_WAIT, client.head(key)).await {
+        Ok(Err(error @ Error::Generic { .. })) => Err(error),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Generic { store: "silent", source: "it does not answer any more".into() }),
     }
 }
 
@@ -529,27 +553,6 @@ fn key(path: &Path) -> Key {
     Key::parse(&text).unwrap_or_else(|_| Key::from(text.as_ref()))
 }
 
-/// Supported schemes. `file` uses a local folder as a store.
-const KNOWN: &[&str] = &["s3", "gs", "az", "abfs", "abfss", "file"];
-
-/// The environment variables that configure stores. The library also accepts names without the
-/// prefix of a store, but a variable called `TOKEN` or `REGION` may belong to another program.
-fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
-    let texts =
-        variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let has_prefix = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));
-    texts.filter(|(name, _)| has_prefix(name)).collect()
-}
-
-fn missing_feature(scheme: &str) -> Option<&'static str> {
-    match scheme {
-        "s3" if cfg!(not(feature = "s3")) => Some("s3"),
-        "gs" if cfg!(not(feature = "gs")) => Some("gs"),
-        "az" | "abfs" | "abfss" if cfg!(not(feature = "az")) => Some("az"),
-        _ => None,
-    }
-}
-
 /// The name of an object of a log; names sort like their numbers.
 fn object_name(number: usize) -> String {
     format!("{number:08}.json")
@@ -565,19 +568,5 @@ fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Ok(value) => Ok(Some(value)),
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_have_the_prefix_of_a_store() {
-        let variables =
-            [("AWS_REGION", "eu-west-1"), ("TOKEN", "somebody's"), ("AZURE_STORAGE_ACCOUNT_NAME", "me")];
-        let settings = settings(variables.map(|(name, value)| (name.into(), value.into())).into_iter());
-        let names: Vec<&str> = settings.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["AWS_REGION", "AZURE_STORAGE_ACCOUNT_NAME"]);
     }
 }

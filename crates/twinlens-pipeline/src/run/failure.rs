@@ -19,6 +19,8 @@ pub enum Blame {
     Internal,
     /// A disk or a store: another attempt may succeed, perhaps on another machine.
     Machine,
+    /// The machine has no access to a store: the same until its user gives it.
+    Access,
 }
 
 /// The failure of a split, as one process tells another.
@@ -57,6 +59,7 @@ impl SplitFailure {
         let Self { blame, message, hint, host } = self;
         match blame {
             Blame::User => RunError::User { message, hint },
+            Blame::Access => RunError::User { message: format!("on {host}: {message}"), hint },
             Blame::Internal => RunError::Internal(format!("{message} (on {host})")),
             Blame::Machine => {
                 let message = format!("{split} failed {attempts} times, last on {host}: {message}");
@@ -82,6 +85,7 @@ fn told(error: &RunError) -> (Blame, String, Option<String>) {
 fn told_of_dataset(error: &DatasetError) -> (Blame, String, Option<String>) {
     let blame = match error {
         DatasetError::Engine(error) => return told_of_engine(error),
+        _ if error.is_about_credentials() => Blame::Access,
         DatasetError::Io { .. } | DatasetError::Store { .. } => Blame::Machine,
         DatasetError::Protocol(_) | DatasetError::Schema { .. } | DatasetError::Panicked(_) => {
             Blame::Internal
