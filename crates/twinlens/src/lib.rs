@@ -142,6 +142,7 @@ fn silence_panics() {
 }
 
 fn run_command(registry: &Registry, words: Vec<OsString>) -> u8 {
+    run::keep_words(&words);
     let command = match Cli::try_parse_from(words) {
         Ok(cli) => cli.command,
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -167,7 +167,7 @@ pub(crate) fn run_supervised<T>(
             watcher.end(&json!({ "event": "run_stopped", "seconds": started.elapsed().as_secs_f64() }));
             let mut failure = of_running_stage(failure, &watcher);
             if watcher.has_started() {
-                failure.resume = Some(resume_command(std::env::args_os()));
+                failure.resume = words().as_deref().map(resume_command);
             }
             Err(failure)
         }
@@ -331,9 +331,22 @@ fn print_table(mut out: &mut impl Write, dataset: &Dataset) -> Result<(), Failur
     Ok(())
 }
 
+/// The words of the command that this process carries out, if it does.
+static WORDS: Mutex<Option<Vec<OsString>>> = Mutex::new(None);
+
+fn words() -> MutexGuard<'static, Option<Vec<OsString>>> {
+    WORDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the words of the command, which a run that stops shows: in a process that began as an
+/// interpreter of Python, they are not those of the process.
+pub(crate) fn keep_words(command: &[OsString]) {
+    *words() = Some(command.to_vec());
+}
+
 /// The command line without `--fresh`.
-fn resume_command(args: impl Iterator<Item = OsString>) -> String {
-    let words = args.map(|word| word.to_string_lossy().into_owned()).filter(|word| word != "--fresh");
+fn resume_command(words: &[OsString]) -> String {
+    let words = words.iter().map(|word| word.to_string_lossy()).filter(|word| word != "--fresh");
     words.map(|word| shell_quote(&word)).collect::<Vec<_>>().join(" ")
 }
 
@@ -344,9 +357,8 @@ mod tests {
     #[test]
     fn the_resume_command_is_the_command_without_fresh() {
         let args = ["./twinlens", "run", "my pipe.toml", "--fresh", "--set", "where=a = 'b'"];
-        let words = args.map(OsString::from);
         assert_eq!(
-            resume_command(words.into_iter()),
+            resume_command(&args.map(OsString::from)),
             r"./twinlens run 'my pipe.toml' --set 'where=a = '\''b'\'''"
         );
     }
