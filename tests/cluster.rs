@@ -21,7 +21,7 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 
 use crate::support::s3::S3;
 use crate::support::shared::{PAIRS, all_files, place, url};
-use crate::support::{Place, stderr, stdout};
+use crate::support::{Place, stderr, stdout, training};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// So soon is a lost executor noticed: within it and two seconds.
@@ -266,15 +266,15 @@ fn a_run_on_executors_is_that_of_one_process() {
     let status = cluster.status();
     let told = stdout(&status);
     assert!(status.status.success() && told.contains("2 executors with 2 slots"), "{told}");
-    // 60 of the source, four of the passes of `balanced`, one of each other stage; no split is made
-    // twice where no process is lost.
-    assert!(told.contains("67 done, 0 lost, 0 cancelled"), "{told}");
+    // 60 of the source, four each of the passes of `unique` and `balanced`, one of each other stage;
+    // no split is made twice where no process is lost.
+    assert!(told.contains("71 done, 0 lost, 0 cancelled"), "{told}");
     // SIGTERM is a clean end.
     let made = executors.map(|executor| {
         executor.signal("-TERM");
         splits_made(&executor.ends_well())
     });
-    assert_eq!(made.iter().sum::<usize>(), 67, "{made:?}");
+    assert_eq!(made.iter().sum::<usize>(), 71, "{made:?}");
     assert!(made.iter().all(|&made| made > 5), "{made:?}");
 }
 
@@ -333,4 +333,19 @@ fn executors_share_a_run_in_s3_also_when_it_is_away_for_a_while() {
     run.ends_well();
     assert!(s3.fetch(&place.path("fetched")) > 60);
     assert_same(&place, "fetched/run");
+}
+
+#[test]
+fn a_training_that_follows_its_input_reads_what_executors_make() {
+    let place = Place::new();
+    training::write_images(&place);
+    let options = "steps = 9\nfollow = true\ncheckpoint_every = 3";
+    place.write("pipeline.toml", &training::pipeline("followed", options));
+    reference(&place);
+    let cluster = Cluster::new(&place);
+    let _executors = cluster.executors(2);
+    cluster.run("shared").ends_well();
+    let losses = |dir: &str| place.ask(&url(&place, dir), "select step, loss from clip order by step");
+    assert_eq!(losses("shared"), losses("alone"));
+    assert!(losses("shared").len() > 2);
 }

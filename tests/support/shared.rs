@@ -30,6 +30,7 @@ where = "char_length(caption) >= ${least} and caption <> '${WORD}'"
 kind = "dedup"
 input = "long"
 by = ["caption"]
+group_rows = 1000
 
 [stages.lower]
 kind = "select"

@@ -55,6 +55,20 @@ pub enum NextPass {
         /// The columns of its answers.
         answers: SchemaRef,
     },
+    /// A pass over the answers of an earlier one, which have the number of a group in the column
+    /// [`GROUP`]: a split has all rows of a group.
+    Groups {
+        /// Its name in the stage.
+        name: &'static str,
+        /// The number of the earlier pass, counted from 0.
+        of: usize,
+        /// How many groups there are at most.
+        groups: u64,
+        /// What it is told.
+        told: DataFrame,
+        /// The columns of its answers.
+        answers: SchemaRef,
+    },
     /// The pass that makes the rows; its name is [`ROWS`].
     Rows {
         /// What it is told.
@@ -67,13 +81,22 @@ pub enum NextPass {
 /// The name of the pass that makes the rows.
 pub const ROWS: &str = "rows";
 
+/// The column of 32-bit numbers of groups. An answer with this column is sorted by it.
+pub const GROUP: &str = "__twinlens_group";
+
+/// The number of one of `groups` groups for all rows with this content, evenly distributed.
+pub fn group_of(content: &[u8], groups: u64) -> u32 {
+    // Below `groups`, which fits: there are that many splits of at least one row.
+    ((u64::from(crc32fast::hash(content)) * groups) >> 32) as u32
+}
+
 /// A column of plans: the position of a row.
 const POSITION: &str = "__twinlens_position";
 
 impl Debug for NextPass {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Look { name, .. } => name,
+            Self::Look { name, .. } | Self::Groups { name, .. } => name,
             Self::Rows { .. } => ROWS,
         })
     }
@@ -85,6 +108,11 @@ pub trait PassWork: Send + Sync {
     /// The answer of a split; in the pass that makes the rows, these, with the reserved columns of
     /// [`crate::rejects`].
     async fn split(&self, cx: &RunContext, rows: SplitRows<'_>) -> Result<DataFrame, RunError>;
+
+    /// The answer of a pass over groups for the rows of one. Such passes implement it.
+    async fn group(&self, _: &RunContext, group: u64, _: DataFrame) -> Result<DataFrame, RunError> {
+        Err(RunError::Internal(format!("group {group} of a pass over rows")))
+    }
 }
 
 /// The rows of a split.

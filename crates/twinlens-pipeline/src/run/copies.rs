@@ -12,12 +12,10 @@ use twinlens_dataset::{Dataset, MAIN};
 
 use crate::context::RunContext;
 use crate::error::RunError;
-use crate::passes::SplitRows;
+use crate::passes::{GROUP, SplitRows, group_of};
 use crate::ports::SplitBy;
 use crate::run::step::Step;
 
-/// The column of the group's number.
-pub(super) const GROUP: &str = "__twinlens_group";
 /// A column of plans: the position of a row.
 const POSITION: &str = "__twinlens_position";
 
@@ -44,7 +42,7 @@ pub(super) fn copies(
         let numbers = (0..texts.len()).map(|row| {
             // A null reads as the empty text.
             let text = if texts.is_valid(row) { texts.value(row) } else { "" };
-            group_of(&of(text), groups)
+            group_of(of(text).as_bytes(), groups)
         });
         let numbers: ArrayRef = Arc::new(UInt32Array::from_iter_values(numbers));
         Ok(ColumnarValue::Array(numbers))
@@ -54,12 +52,6 @@ pub(super) fn copies(
     let frame = frame.with_column(GROUP, group.call(vec![ident(&by.column)]))?;
     let frame = frame.sort(vec![ident(GROUP).sort(true, true), ident(POSITION).sort(true, true)])?;
     Ok(frame.drop_columns(&[POSITION])?)
-}
-
-/// The number of the split for the rows of a group, evenly distributed.
-fn group_of(name: &str, groups: u64) -> u32 {
-    // Below `groups`, which fits: there are that many splits of at least one row.
-    ((u64::from(crc32fast::hash(name.as_bytes())) * groups) >> 32) as u32
 }
 
 /// The rows of a split.

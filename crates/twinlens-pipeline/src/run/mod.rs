@@ -18,6 +18,7 @@ pub mod failure;
 pub mod fingerprint;
 pub mod generations;
 mod grouped;
+mod groups;
 pub mod machine;
 pub mod output;
 mod pass;

@@ -22,9 +22,10 @@ use crate::passes::{NextPass, Pass, Passes, ROWS};
 use crate::run::directory::PASSES;
 use crate::run::dispatch::{Helpers, Limits, make_splits, range_tasks, unless_cancelled};
 use crate::run::generations;
+use crate::run::groups;
 use crate::run::output::{Output, write_table};
 use crate::run::pass::{OpenPass, PassRecipe, silent};
-use crate::run::splits::Prepared;
+use crate::run::splits::{Prepared, SplitTask};
 use crate::run::step::{Step, rows_input, split_rows};
 
 /// A split of a pass that looks has the rows of so many splits of rows: it reads a few columns, and
@@ -94,19 +95,25 @@ pub(super) async fn execute(
         let next = passes.next(&head.cx, input, &head.inputs, &done);
         match unless_cancelled(&head.cx, next).await? {
             NextPass::Look { name, told, answers } => {
-                let number = done.len();
-                let (folder, told) = run.tell(head, number, told).await?;
-                let own = run.folder(head, &format!("{number:02}-answers"))?;
-                let (name, told_in) = (name.to_string(), Some(folder));
-                let pass = PassRecipe { name: name.clone(), told: told_in, answers: Some(own), groups: 0 };
                 let size = LOOK_SPLITS * split_rows(unit.steps());
-                let answers = run.answers(unit, pass, answers, (size, input.rows())).await?;
-                done.push(Pass { name, told, answers });
+                let splits = async |output: &Output| Ok(range_tasks(input, (size, input.rows()), output));
+                let pass = run.pass(head, name, (done.len(), told), None).await?;
+                done.push(run.ask(unit, pass, answers, splits).await?);
+            }
+            NextPass::Groups { name, of, groups, told, answers } => {
+                let earlier = done.get(of).ok_or_else(|| {
+                    RunError::Internal(format!("the pass `{name}` groups the answers of none"))
+                })?;
+                let rows = earlier.answers.clone();
+                let splits =
+                    async |output: &Output| groups::tasks(&input.name, (&rows, groups), output).await;
+                let pass = run.pass(head, name, (done.len(), told), Some(of)).await?;
+                done.push(run.ask(unit, pass, answers, splits).await?);
             }
             NextPass::Rows { told, side } => break (run.tell(head, done.len(), told).await?, side),
         }
     };
-    let pass = PassRecipe { name: ROWS.into(), told: Some(told.0), answers: None, groups: 0 };
+    let pass = PassRecipe { name: ROWS.into(), told: Some(told.0), answers: None, rows_of: None, groups: 0 };
     let made = unit.of_pass(OpenPass::new(run.dir, &pass), output);
     let helpers = run.helpers.map(|helpers| helpers.of_pass(pass));
     make_splits(&made, rows, output, &run.limits, helpers.as_ref()).await?;
@@ -136,6 +143,40 @@ pub(super) struct PassRun<'a> {
 }
 
 impl PassRun<'_> {
+    /// The pass `number`, which is told something; with `of`, over the groups in the answers of
+    /// that pass.
+    async fn pass(
+        &self,
+        head: &Step,
+        name: &str,
+        (number, told): (usize, DataFrame),
+        of: Option<usize>,
+    ) -> Result<(PassRecipe, Dataset), RunError> {
+        let (folder, told) = self.tell(head, number, told).await?;
+        let answers = |number: usize| self.folder(head, &format!("{number:02}-answers"));
+        let pass = PassRecipe {
+            name: name.into(),
+            told: Some(folder),
+            answers: Some(answers(number)?),
+            rows_of: of.map(answers).transpose()?,
+            groups: 0,
+        };
+        Ok((pass, told))
+    }
+
+    /// Does a pass that answers.
+    async fn ask(
+        &self,
+        unit: &Prepared,
+        (pass, told): (PassRecipe, Dataset),
+        columns: SchemaRef,
+        splits: impl AsyncFnOnce(&Output) -> Result<Vec<SplitTask>, RunError>,
+    ) -> Result<Pass, RunError> {
+        let name = pass.name.clone();
+        let answers = self.answers(unit, pass, columns, splits).await?;
+        Ok(Pass { name, told, answers })
+    }
+
     /// Writes what a pass is told, unless an earlier run has; gives its folder, too.
     async fn tell(&self, head: &Step, number: usize, told: DataFrame) -> Result<(String, Dataset), RunError> {
         let folder = self.folder(head, &format!("{number:02}-told"))?;
@@ -159,18 +200,17 @@ impl PassRun<'_> {
         Ok(format!("{PASSES}/{}/{name}", head.node.name))
     }
 
-    /// Does a pass that answers, in splits of `size` of the first `total` rows.
+    /// Gives the answers of a pass in these splits, which are made unless an earlier run has.
     pub(super) async fn answers(
         &self,
         unit: &Prepared,
         pass: PassRecipe,
         columns: SchemaRef,
-        (size, total): (u64, u64),
+        splits: impl AsyncFnOnce(&Output) -> Result<Vec<SplitTask>, RunError>,
     ) -> Result<Dataset, RunError> {
-        let head = unit.head()?;
-        let mut output = self.open(head, pass.answers.as_deref().unwrap_or_default(), columns)?;
+        let mut output = self.open(unit.head()?, pass.answers.as_deref().unwrap_or_default(), columns)?;
         if !output.state().complete {
-            let tasks = range_tasks(rows_input(head)?, (size, total), &output);
+            let tasks = splits(&output).await?;
             let made = unit.of_pass(OpenPass::new(self.dir, &pass), &output);
             let state = output.state();
             let helpers = self.helpers.map(|helpers| {

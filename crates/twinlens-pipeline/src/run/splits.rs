@@ -49,7 +49,7 @@ pub enum SplitInput {
         /// The row after the last one.
         end: u64,
     },
-    /// These rows of the copies that were made of the unit's input
+    /// These rows of the dataset that the pass names, all of a group
     /// ([`grouped`](super::grouped)): the first of each range, and the one after its last.
     Ranges(Vec<(u64, u64)>),
     /// What a source described, in its own terms.
@@ -194,7 +194,7 @@ impl Prepared {
                 self.write_rows(writer, rows.frame(&head.cx.session)?, task).await
             }
             (SplitInput::Ranges(ranges), Work::Rows(_)) => {
-                let copies = self.pass(head)?.told().await?;
+                let copies = self.pass(head)?.rows_of().await?;
                 self.write_rows(writer, copies::rows(&head.cx, copies, ranges)?, task).await
             }
             (SplitInput::Rows { start, end }, Work::Splits(splits)) => {
@@ -214,6 +214,13 @@ impl Prepared {
                     conserved(&writer, end - start)?;
                     return Ok(writer);
                 }
+                self.write_answers(writer, frame, task).await
+            }
+            (SplitInput::Ranges(ranges), Work::Passes(passes)) => {
+                let pass = self.pass(head)?;
+                let rows = pass.rows_of().await?.ranges(&head.cx.session, MAIN, ranges)?;
+                let work = pass.work(&head.cx, passes.as_ref()).await?;
+                let frame = work.group(&head.cx, task.number, rows).await?;
                 self.write_answers(writer, frame, task).await
             }
             (SplitInput::Source(value), Work::Source(source)) => {
