@@ -1,11 +1,13 @@
 //! What dies, sleeps or is away: nothing is lost and nothing is recorded twice.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{
     Cluster, Process, assert_same, place, recorded, reference, splits_made, write_sleeping,
 };
+use crate::support::s3::S3;
 use crate::support::{Place, RandomTimes, kills, stdout};
 
 #[test]
@@ -18,9 +20,13 @@ fn executors_that_are_killed_or_stopped_lose_nothing() {
         let dir = format!("shared-{round}");
         let mut executors = vec![cluster.executor(), cluster.executor()];
         let mut run = cluster.run(&dir);
-        let mut stopped: Option<(Process, Instant)> = None;
+        let (mut stopped, mut made) = (None::<(Process, Instant)>, 0);
         while !run.has_ended() {
-            std::thread::sleep(Duration::from_millis(300) + times.next(Duration::from_millis(2500)));
+            // A split that is lost eight times ends the run: however slow the machine is, some are
+            // made between two kills.
+            wait_for_splits(&mut run, || recorded(&place, &dir) > made);
+            std::thread::sleep(times.next(Duration::from_millis(2500)));
+            made = recorded(&place, &dir);
             let lost = executors.remove(0);
             executors.push(cluster.executor());
             if round % 2 == 1 && stopped.is_none() {
@@ -41,6 +47,15 @@ fn executors_that_are_killed_or_stopped_lose_nothing() {
         assert_same(&place, &dir);
         fs::remove_dir_all(place.path(&dir)).unwrap();
         round += 1;
+    }
+}
+
+/// Waits until splits were made, or the run has ended.
+fn wait_for_splits(run: &mut Process, are_made: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !are_made() && !run.has_ended() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no split is made");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -193,4 +208,27 @@ fn a_split_that_kills_its_executors_ends_the_run_and_is_named() {
     assert!((8..=10).contains(&died), "{died}");
     // The others are kept.
     assert_eq!(recorded(&place, "shared"), 2);
+}
+
+#[test]
+fn a_store_that_is_away_for_good_ends_the_run() {
+    let Some(s3) = S3::start() else { return };
+    let place = Place::new();
+    write_sleeping(&place, 0.5, 60);
+    let cluster = Cluster::new(&place);
+    let with_s3 = |mut command: Command| {
+        s3.give(&mut command);
+        Process::start(command)
+    };
+    let executors = [with_s3(cluster.executor_command()), with_s3(cluster.executor_command())];
+    let run = with_s3(cluster.run_command_at("s3://bucket/run", &[]));
+    executors[0].says("rows: ");
+    s3.stop();
+    let stopped = Instant::now();
+    let told = run.ends_badly(1).join("\n");
+    // The library tries the first request for about a minute, and those after it are not tried.
+    assert!(stopped.elapsed() < Duration::from_secs(300), "{:?}", stopped.elapsed());
+    for part in ["error: stage `rows`: ", "s3://bucket/run/", "resume with: "] {
+        assert!(told.contains(part), "no `{part}`: {told}");
+    }
 }

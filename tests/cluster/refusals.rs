@@ -1,11 +1,13 @@
 //! What cannot work is refused, and the message says why.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, KEY, Process, place, url, write_sleeping};
-use crate::support::{Place, stderr};
+use crate::crash::SHARDS;
+use crate::support::s3::S3;
+use crate::support::{Place, program, stderr};
 
 #[test]
 fn what_cannot_work_is_refused_with_the_reason() {
@@ -153,4 +155,52 @@ fn a_build_for_clusters_has_no_functions_of_its_own() {
     let checked = place.output(&["check", "pipeline.toml"]);
     let error = stderr(&checked);
     assert!(!checked.status.success() && error.contains("md5"), "{error}");
+}
+
+#[test]
+fn an_executor_without_access_to_the_store_is_named() {
+    let Some(s3) = S3::start() else { return };
+    let place = place();
+    let cluster = Cluster::new(&place);
+    let mut command = cluster.executor_command();
+    s3.give_without_keys(&mut command);
+    let _executor = Process::start(command);
+    let mut run = cluster.run_command_at("s3://bucket/run", &[]);
+    s3.give(&mut run);
+    let told = Process::start(run).ends_badly(1).join("\n");
+    let expected = [
+        "error: stage `long`: on ",
+        ": s3://bucket/run/",
+        ": this machine has no credentials for the store: ",
+        "hint: set the store's keys in the environment of this machine (AWS_ACCESS_KEY_ID and ",
+        "resume with: ",
+    ];
+    for part in expected {
+        assert!(told.contains(part), "no `{part}`: {told}");
+    }
+}
+
+#[test]
+fn built_in_sites_are_for_one_machine() {
+    // A namespace of its own gives the executor another host name.
+    let elsewhere = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-r", "--uts", "sh", "-c", &format!("hostname node9 && {script}"), "sh"]);
+        command
+    };
+    if !elsewhere("true").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: unshare cannot give a process another host name");
+        return;
+    }
+    let place = Place::new();
+    place.write("pipeline.toml", SHARDS);
+    let cluster = Cluster::new(&place);
+    let (plain, mut command) = (cluster.executor_command(), elsewhere("exec \"$@\""));
+    command.arg(program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let _executor = Process::start(command);
+    let told = cluster.run("shared").ends_badly(1).join("\n");
+    let expected = ": executor node9: gallery.twinlens.test is served on the loopback of ";
+    assert!(told.contains("error: stage `") && told.contains(expected), "{told}");
+    assert!(told.contains(": it cannot be fetched from node9\nhint: "), "{told}");
 }

@@ -45,6 +45,20 @@ impl S3 {
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret")
     }
 
+    /// Gives a process access without credentials: the machine has a service that has none.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn give_without_keys<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        self.give(command).env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_METADATA_ENDPOINT", format!("http://127.0.0.1:{}/none", self.port))
+    }
+
+    /// Ends the server.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn stop(mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
     /// Answers nobody for a while.
     #[cfg(feature = "cluster")]
     pub(crate) fn pause(&self, time: std::time::Duration) {
