@@ -266,8 +266,8 @@ fn a_run_on_executors_is_that_of_one_process() {
     let status = cluster.status();
     let told = stdout(&status);
     assert!(status.status.success() && told.contains("2 executors with 2 slots"), "{told}");
-    // 60 of the source, four each of the passes of `unique` and `balanced`, one of each other stage;
-    // no split is made twice where no process is lost.
+    // 60 of the source, four each of the passes of `unique` and `balanced`, one of each other
+    // stage; no split is made twice where no process is lost.
     assert!(told.contains("71 done, 0 lost, 0 cancelled"), "{told}");
     // SIGTERM is a clean end.
     let made = executors.map(|executor| {

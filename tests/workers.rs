@@ -75,8 +75,8 @@ fn a_run_with_workers_is_that_of_one_process() {
     ends_well(driver);
     let made: Vec<usize> = workers.into_iter().map(|worker| splits_made(&ends_well(worker))).collect();
     assert_same(&place, "alone", "shared");
-    // 60 of the source, four each of the passes of `unique` and `balanced`, one of each other stage;
-    // no split is made twice where no process is lost.
+    // 60 of the source, four each of the passes of `unique` and `balanced`, one of each other
+    // stage; no split is made twice where no process is lost.
     assert_eq!(made.iter().sum::<usize>(), 71, "{made:?}");
 
     // A run that makes splits itself needs no worker. All is there already but what depends on the
