@@ -244,13 +244,13 @@ impl RemoteStore {
 /// Fails if a store does not answer soon.
 async fn answers(client: &dyn ObjectStore, key: &Key) -> Result<(), Error> {
     if key.as_ref().is_empty() {
-        // The bucket itself is no object.
+        // The bucket itself is not an object.
         return Ok(());
     }
     match tokio::time::timeout(ANSWER_WAIT, client.head(key)).await {
         Ok(Err(error @ Error::Generic { .. })) => Err(error),
         Ok(_) => Ok(()),
-        Err(_) => Err(Error::Generic { store: "silent", source: "it does not answer any more".into() }),
+        Err(_) => Err(Error::Generic { store: "object store", source: "it does not answer any more".into() }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads the codes of blocks: 64 coefficients each (ITU-T T.81, section F.2.2).
 //!
 //! Eight bytes are taken at a time where none of them is 255. `None` means that a code is unknown
-//! or that a marker is missing. Data that end early are told by [`Codes::is_beyond`].
+//! or that a marker is missing. [`Codes::is_beyond`] tells of data that ends early.
 
 use libjpeg_turbo_rs::common::huffman_table::HuffmanTable;
 use libjpeg_turbo_rs::common::quant_table::ZIGZAG_ORDER;
