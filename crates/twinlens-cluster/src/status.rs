@@ -101,6 +101,7 @@ impl StatusClient {
     /// # Errors
     /// There is no HTTP client.
     pub fn new(address: Address) -> Result<Self, StatusError> {
+        twinlens_dataset::tls::provide();
         // The scheduler is in the same private network.
         let built = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
         let http = built.map_err(|error| StatusError::NoAnswer(address.clone(), error.to_string()))?;

@@ -31,6 +31,7 @@ pub mod sniff;
 pub mod split_records;
 pub mod storage;
 mod tar;
+pub mod tls;
 pub mod types;
 pub mod unpack;
 pub mod variants;

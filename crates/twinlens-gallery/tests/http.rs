@@ -15,6 +15,8 @@ struct Session {
 impl Session {
     async fn new(redirects: reqwest::redirect::Policy) -> Self {
         let gallery = serve().await.unwrap();
+        // reqwest builds no client without one, not even for plain HTTP.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .resolve(HOST, gallery.addr())
             .redirect(redirects)

@@ -41,6 +41,7 @@ impl HubClient for Http {
 }
 
 async fn get(url: &str, token: Option<&str>, into: Option<&Path>) -> Result<HubResponse, String> {
+    twinlens_dataset::tls::provide();
     let client = reqwest::Client::builder()
         .redirect(Policy::none())
         .connect_timeout(TIMEOUT)

@@ -99,6 +99,7 @@ impl Client {
         if !proxies.is_empty() {
             warn!("names are resolved by the proxy, which must refuse private addresses itself");
         }
+        twinlens_dataset::tls::provide();
         let builder = || {
             let builder = reqwest::Client::builder()
                 .dns_resolver(Arc::new(GuardedResolver {
