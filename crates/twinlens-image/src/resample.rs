@@ -44,13 +44,14 @@ fn resize_by(
         return Err(ImageError::ResizeFailed(format!("{width} x {height} is empty")));
     }
     let taps = |from: u32, to: u32| Taps::new(from as usize, to as usize, filter);
-    let along_rows = |pixels: &[u8]| {
-        (width != rgb.width())
-            .then(|| along_rows(pixels, rgb.width() as usize * 3, &taps(rgb.width(), width)))
-    };
+    let of_rows = (width != rgb.width()).then(|| taps(rgb.width(), width));
+    let alike = rgb.width() == rgb.height() && width == height;
+    let of_columns = (height != rgb.height() && !alike).then(|| taps(rgb.height(), height));
+    let of_columns = if alike { &of_rows } else { &of_columns };
+    let along_rows =
+        |pixels: &[u8]| of_rows.as_ref().map(|taps| along_rows(pixels, rgb.width() as usize * 3, taps));
     let along_columns = |pixels: &[u8], width: u32| {
-        (height != rgb.height())
-            .then(|| along_columns(pixels, width as usize * 3, &taps(rgb.height(), height)))
+        of_columns.as_ref().map(|taps| along_columns(pixels, width as usize * 3, taps))
     };
     let (first, second) = if columns_come_first(rgb, width, height) {
         let columns = along_columns(rgb.pixels(), rgb.width());

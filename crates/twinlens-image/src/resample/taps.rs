@@ -63,6 +63,8 @@ pub(super) struct Taps {
     pub(super) starts: Vec<usize>,
     /// Weights per output value; those beyond its last are zero.
     pub(super) count: usize,
+    /// The first so many pairs of weights of any output value hold all that are not zero.
+    pub(super) pairs: usize,
     /// `count` weights for each output value.
     pub(super) weights: Vec<i32>,
 }
@@ -77,19 +79,24 @@ impl Taps {
         // Truncates toward zero like a C cast; negative values were clamped.
         let start = |i| (centre(i) - support + 0.5).max(0.0) as usize;
         let end = |i| ((centre(i) + support + 0.5) as usize).min(from);
-        let count = (0..to).map(|i| end(i) - start(i)).max().unwrap_or(1).next_multiple_of(4);
+        let most = (0..to).map(|i| end(i) - start(i)).max().unwrap_or(1);
+        let (count, pairs) = (most.next_multiple_of(4), most.div_ceil(2));
         let (mut starts, mut weights) = (Vec::with_capacity(to), vec![0; to * count]);
+        let mut exact = Vec::with_capacity(count);
         for (i, place) in weights.chunks_exact_mut(count).enumerate() {
             let (centre, start, end) = (centre(i), start(i), end(i));
-            let weigh = |x: usize| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch));
-            let total: f64 = (start..end).map(weigh).sum();
+            exact.clear();
+            exact.extend((start..end).map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch))));
+            let total: f64 = exact.iter().sum();
             let total = if total == 0.0 { 1.0 } else { total };
-            for (weight, x) in place.iter_mut().zip(start..end) {
-                *weight = (weigh(x) / total * f64::from(1 << FRACTION_BITS)).round() as i32;
+            for (weight, exact) in place.iter_mut().zip(&exact) {
+                let scaled = exact / total * f64::from(1 << FRACTION_BITS);
+                // Pillow's rounding, for which `round` would call a function.
+                *weight = (scaled + 0.5_f64.copysign(scaled)) as i32;
             }
             starts.push(start);
         }
-        Self { starts, count, weights }
+        Self { starts, count, pairs, weights }
     }
 
     /// The first input value and the weights of each output value.

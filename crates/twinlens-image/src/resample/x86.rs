@@ -40,11 +40,11 @@ pub(super) fn along_rows(simd: V3, source: &[u8], stride: usize, taps: &Taps) ->
                 padded.each_ref().map(Vec::as_slice)
             }
         };
-        let (starts, weights, resized_rows) = (&taps.starts, &weights, resized.each_mut());
-        let targets = resized_rows.map(Vec::as_mut_slice);
+        let (starts, pairs, weights) = (&taps.starts, taps.pairs, &weights);
+        let targets = resized.each_mut().map(Vec::as_mut_slice);
         match wide {
-            Some(wide) => wide.vectorize(AlongRows { simd: wide, rows, starts, weights, targets }),
-            None => simd.vectorize(AlongRows { simd: Half(simd), rows, starts, weights, targets }),
+            Some(wide) => wide.vectorize(AlongRows { simd: wide, rows, starts, weights, pairs, targets }),
+            None => simd.vectorize(AlongRows { simd: Half(simd), rows, starts, weights, pairs, targets }),
         }
         for (place, row) in target.chunks_exact_mut(width).zip(&resized) {
             place.copy_from_slice(&row[..width]);
@@ -68,7 +68,7 @@ fn split(two: &[i32]) -> [i32; 2] {
 
 /// The order that puts the values of two neighbouring pixels side by side as 16 bits, channel by
 /// channel; -1 makes a zero.
-fn pairs(first: i8) -> [i8; LOAD] {
+fn order_of_pairs(first: i8) -> [i8; LOAD] {
     let mut order = [-1; LOAD];
     for channel in 0..3 {
         order[4 * channel] = 3 * first + channel as i8;
@@ -84,6 +84,8 @@ struct AlongRows<'a, V> {
     starts: &'a [usize],
     /// As many for each start.
     weights: &'a [[i32; 4]],
+    /// Pairs of weights that are not all zero.
+    pairs: usize,
     targets: [&'a mut [u8]; ROWS],
 }
 
@@ -93,8 +95,9 @@ impl<V: Vectors> NullaryFnOnce for AlongRows<'_, V> {
     #[inline(always)]
     fn call(self) {
         // No `map` on arrays: it is not always inlined, and then compiled without AVX2.
-        let Self { simd, rows: [a, b, c, d], starts, weights, targets: [to_a, to_b, to_c, to_d] } = self;
-        let (first, last) = (simd.repeat(pairs(0)), simd.repeat(pairs(2)));
+        let Self { simd, rows: [a, b, c, d], starts, weights, pairs, targets: [to_a, to_b, to_c, to_d] } =
+            self;
+        let (first, last) = (simd.repeat(order_of_pairs(0)), simd.repeat(order_of_pairs(2)));
         let quads = weights.len() / starts.len();
         for (x, (start, weights)) in starts.iter().zip(weights.chunks_exact(quads)).enumerate() {
             let (from, to) = (start * 3, start * 3 + 12 * quads + 4);
@@ -102,9 +105,14 @@ impl<V: Vectors> NullaryFnOnce for AlongRows<'_, V> {
             let (mut low, mut high) = (simd.splat(0), simd.splat(HALF >> LOW_BITS));
             for (four, weights) in weights.iter().enumerate() {
                 let values = simd.load(window, 12 * four);
-                let (a, b) = (simd.shuffle(values, first), simd.shuffle(values, last));
-                low = simd.add(low, simd.products(a, weights[0], b, weights[1]));
-                high = simd.add(high, simd.products(a, weights[2], b, weights[3]));
+                let words = simd.shuffle(values, first);
+                low = simd.add(low, simd.products(words, weights[0]));
+                high = simd.add(high, simd.products(words, weights[2]));
+                if 2 * four + 1 < pairs {
+                    let words = simd.shuffle(values, last);
+                    low = simd.add(low, simd.products(words, weights[1]));
+                    high = simd.add(high, simd.products(words, weights[3]));
+                }
             }
             let sums = simd.shift(simd.add(low, simd.shift_left(high)));
             let [a, b, c, d] = simd.pixels(sums);
@@ -119,10 +127,10 @@ impl<V: Vectors> NullaryFnOnce for AlongRows<'_, V> {
 
 pub(super) fn along_columns(simd: V3, source: &[u8], stride: usize, taps: &Taps) -> Vec<u8> {
     let mut pixels = vec![0; taps.starts.len() * stride];
-    let mut weights = Vec::with_capacity(taps.count / 2);
+    let mut weights = Vec::with_capacity(taps.pairs);
     for ((start, of), target) in taps.iter().zip(pixels.chunks_exact_mut(stride)) {
         weights.clear();
-        weights.extend(of.chunks_exact(2).map(split));
+        weights.extend(of.chunks_exact(2).take(taps.pairs).map(split));
         let end = source.len().min((start + of.len()) * stride);
         let rows = &source[start * stride..end];
         simd.vectorize(AlongColumns { simd, rows, stride, weights: &weights, target });

@@ -53,8 +53,8 @@ impl Cache {
     pub(crate) fn put(&self, input: usize, row: u64, example: &Example) -> Result<()> {
         let (pixels, ids) = (example.image.pixels(), &example.ids);
         let mut record = Vec::with_capacity(pixels.len() + 4 * self.context * ids.len());
-        record.extend(ids.iter().flatten().flat_map(|id| id.to_le_bytes()));
         record.extend_from_slice(pixels);
+        record.extend(ids.iter().flatten().flat_map(|id| id.to_le_bytes()));
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let at = written.1;
         if at + record.len() as u64 > self.limit || ids.iter().any(|ids| ids.len() != self.context) {
@@ -72,15 +72,15 @@ impl Cache {
     pub(crate) fn get(&self, input: usize, row: u64) -> Result<Option<Example>> {
         let entry = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&(input, row)).copied();
         let Some(Entry { at, width, height, captions }) = entry else { return Ok(None) };
-        let ids = 4 * self.context * captions;
-        let mut record = vec![0; ids + 3 * width as usize * height as usize];
+        let values = 3 * width as usize * height as usize;
+        let mut record = vec![0; values + 4 * self.context * captions];
         let mut file = File::open(&self.path).map_err(TrainError::io(&self.path))?;
         let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut record));
         read.map_err(TrainError::io(&self.path))?;
-        let pixels = record.split_off(ids);
-        let ids: Vec<u32> =
-            record.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let ids: Vec<u32> = record[values..].as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
         let ids = ids.chunks(self.context.max(1)).map(<[u32]>::to_vec).collect();
-        Ok(Rgb::new(width, height, pixels).ok().map(|image| Example { image, ids }))
+        // The ids are at the end, so that no pixel moves.
+        record.truncate(values);
+        Ok(Rgb::new(width, height, record).ok().map(|image| Example { image, ids }))
     }
 }

@@ -25,8 +25,8 @@ pub(super) trait Vectors: Copy {
     fn load(self, rows: [&[u8]; ROWS], at: usize) -> Self::Vector;
     /// The bytes of each row in another order.
     fn shuffle(self, bytes: Self::Vector, order: Self::Vector) -> Self::Vector;
-    /// Words times pairs of weights, each pair of products summed.
-    fn products(self, a: Self::Vector, with_a: i32, b: Self::Vector, with_b: i32) -> Self::Vector;
+    /// Words times a pair of weights, each pair of products summed.
+    fn products(self, words: Self::Vector, weights: i32) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// Sums of the higher parts of weights, in the units of the lower parts.
     fn shift_left(self, sums: Self::Vector) -> Self::Vector;
@@ -60,9 +60,8 @@ impl Vectors for V4 {
     }
 
     #[inline(always)]
-    fn products(self, a: __m512i, with_a: i32, b: __m512i, with_b: i32) -> __m512i {
-        let a = self.avx512bw._mm512_madd_epi16(a, self.splat(with_a));
-        self.add(a, self.avx512bw._mm512_madd_epi16(b, self.splat(with_b)))
+    fn products(self, words: __m512i, weights: i32) -> __m512i {
+        self.avx512bw._mm512_madd_epi16(words, self.splat(weights))
     }
 
     #[inline(always)]
@@ -135,10 +134,8 @@ impl Vectors for Half {
     }
 
     #[inline(always)]
-    fn products(self, a: [__m256i; 2], with_a: i32, b: [__m256i; 2], with_b: i32) -> [__m256i; 2] {
-        let multiply =
-            |values, with| self.both(values, self.splat(with), |a, b| self.0.avx2._mm256_madd_epi16(a, b));
-        self.add(multiply(a, with_a), multiply(b, with_b))
+    fn products(self, words: [__m256i; 2], weights: i32) -> [__m256i; 2] {
+        self.both(words, self.splat(weights), |words, weights| self.0.avx2._mm256_madd_epi16(words, weights))
     }
 
     #[inline(always)]
