@@ -252,10 +252,15 @@ fn apply_set<'i>(
             faults.push(fault.label("expected `name=value`"));
             continue;
         };
-        let (key_start, key) = (start + key.len() - key.trim_start().len(), key.trim());
+        let (mut key_start, mut key) = (start + key.len() - key.trim_start().len(), key.trim());
+        let variable = key.strip_prefix("vars.").filter(|_| !has_stage(root, "vars"));
+        if let Some(name) = variable {
+            (key_start, key) = (key_start + key.len() - name.len(), name);
+        }
         let value_start = start + argument.len() - value.len() + (value.len() - value.trim_start().len());
         let value = value.trim();
-        if !key.contains('.') && (declared(key) || !SETTABLE.contains(&key)) {
+        let is_plain = !key.contains('.') && (declared(key) || !SETTABLE.contains(&key));
+        if variable.is_some() || is_plain {
             set.push(SetVar { name: key, place: key_start..key_start + key.len(), value });
             continue;
         }
@@ -271,6 +276,10 @@ fn apply_set<'i>(
         }
     }
     set
+}
+
+fn has_stage(root: &DeTable<'_>, name: &str) -> bool {
+    root.get("stages").and_then(|stages| stages.get_ref().get(name)).is_some()
 }
 
 /// Parses a TOML value; any other text is a string.

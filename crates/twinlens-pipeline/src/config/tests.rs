@@ -135,7 +135,7 @@ fn variables_become_values_and_never_syntax() {
 
     let set = [
         "epochs=7",
-        "root=x'y",
+        "vars.root=x'y",
         "clip.model=3",
         "stages.kept.resize.size=9",
         "seed=4",
