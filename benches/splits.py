@@ -4,22 +4,27 @@ sleep or do nothing.
 
     benches/splits.py overhead --twinlens target/release/twinlens [--workers]
     benches/splits.py sleep    --twinlens target/release/twinlens [--workers] [--seconds 1]
+    benches/splits.py compute  --twinlens target/release/twinlens [--workers] [--images FOLDER]
     benches/splits.py many     --twinlens target/release/twinlens [--workers] [--splits 100000]
 
 `overhead` makes 400 splits of one row by one process that makes eight at a time, and locally.
 `sleep` makes 64 splits that sleep, by one, two and four processes that make one at a time (needs
-pyarrow). `many` makes very many of one row and shows the memory of the run and how long `status`,
-`plan` and a run with nothing to do take. Without `--workers`, Ballista distributes them (feature
+pyarrow). `compute` decodes and resizes images (`.jpg` of FOLDER, such as those that benches/fetch
+makes) by two processes of one thread, and by one process of two threads. `many` makes very many
+of one row and shows the memory of the run and how long `status`, `plan` and a run with nothing to do
+take. Without `--workers`, Ballista distributes them (feature
 `cluster`).
 """
 import argparse
 import contextlib
+import io
 import os
 import pathlib
 import re
 import resource
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 
@@ -44,6 +49,21 @@ columns = {{ uid = "string", url = "string", caption = "string" }}
 splits = {splits}
 """
 
+IMAGES = """
+name = "splits"
+
+[stages.images]
+kind = "webdataset"
+files = ["shards/*.tar"]
+resize = { size = 256, mode = "shortest" }
+"""
+
+
+def peak(process):
+    """The peak memory of a running process, in MB."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+
 
 class Bench:
     def __init__(self, args, folder):
@@ -61,12 +81,12 @@ class Bench:
         (self.folder / "rows.csv").write_text("url,caption\n" + "".join(lines))
 
     @contextlib.contextmanager
-    def helpers(self, number, slots, dir):
+    def helpers(self, number, slots, dir, threads=2):
         """Workers or executors; gives the arguments of the run."""
         running = []
         try:
             if self.args.workers:
-                work = ["work", dir, "--splits", slots, "--threads", 2]
+                work = ["work", dir, "--splits", slots, "--threads", threads]
                 # They tell of each split: a pipe that nobody reads would hold them.
                 running += [self.start(*work, stderr=subprocess.DEVNULL) for _ in range(number)]
                 yield ["--workers-only"]
@@ -76,11 +96,12 @@ class Bench:
                 port = re.search(r"listening at 127.0.0.1:(\d+)", scheduler.stderr.readline())[1]
                 address = f"df://127.0.0.1:{port}"
                 for _ in range(number):
-                    words = ["executor", address, "--bind", "127.0.0.1", "--slots", slots, "--threads", 2]
+                    words = ["executor", address, "--bind", "127.0.0.1", "--slots", slots, "--threads", threads]
                     running.append(self.start(*words, stderr=subprocess.DEVNULL))
                 self.scheduler = scheduler
                 yield ["--on", address]
         finally:
+            self.peaks = [peak(process) for process in running]
             for process in running:
                 process.kill()
                 process.wait()
@@ -89,16 +110,15 @@ class Bench:
         """Seconds and peak memory (MB) of a run."""
         before = time.perf_counter()
         process = self.start("run", "p.toml", "--progress", "never", "--dir", dir, *words)
-        peak = 0
+        memory = 0
         while process.poll() is None:
             with contextlib.suppress(OSError, IndexError):
-                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-                peak = int(status.split("VmHWM:")[1].split()[0]) / 1000
+                memory = peak(process)
             time.sleep(0.02)
         seconds = time.perf_counter() - before
         if process.returncode:
             raise SystemExit(process.stderr.read())
-        return seconds, peak
+        return seconds, memory
 
     def command(self, *words):
         before = time.perf_counter()
@@ -141,29 +161,53 @@ class Bench:
             print(f"{splits} splits that sleep {self.args.seconds} s, {number} processes: {seconds:.1f} s "
                   f"(ideal {ideal:.1f}), {first / seconds:.2f} times one")
 
+    def compute(self):
+        images = sorted(self.args.images.glob("*.jpg"))
+        splits, each = 40, 160
+        (self.folder / "shards").mkdir()
+        for shard in range(splits):
+            with tarfile.open(self.folder / "shards" / f"{shard:03}.tar", "w") as tar:
+                for number in range(shard * each, (shard + 1) * each):
+                    caption = f"caption {number}".encode()
+                    tar.add(images[number % len(images)], f"{number:06}.jpg")
+                    info = tarfile.TarInfo(f"{number:06}.txt")
+                    info.size = len(caption)
+                    tar.addfile(info, io.BytesIO(caption))
+        (self.folder / "p.toml").write_text(IMAGES)
+        here, shared, peaks = [], [], []
+        for _ in range(3):
+            here.append(self.run(self.fresh("local"), "--threads", 2))
+            dir = self.fresh("shared")
+            with self.helpers(2, 1, dir, threads=1) as words:
+                shared.append(self.run(dir, *words)[0])
+            peaks += self.peaks
+        seconds, memory = (min(values) for values in zip(*here))
+        print(f"{splits * each} images in {splits} files: here with two threads {seconds:.1f} s (peak {memory:.0f} MB), two "
+              f"processes of one thread {min(shared):.1f} s (peak {max(peaks):.0f} MB), "
+              f"{seconds / min(shared):.2f} of the rate")
+
     def many(self):
         splits = self.args.splits
         self.pipeline(ROWS, splits)
         dir = self.fresh("shared")
         with self.helpers(self.args.processes, 2, dir) as words:
-            seconds, peak = self.run(dir, *words)
+            seconds, memory = self.run(dir, *words)
             if not self.args.workers:
-                status = pathlib.Path(f"/proc/{self.scheduler.pid}/status").read_text()
-                memory = int(status.split("VmHWM:")[1].split()[0]) / 1000
-                print(f"scheduler: peak {memory:.0f} MB")
+                print(f"scheduler: peak {peak(self.scheduler):.0f} MB")
         manifest = sum(path.stat().st_size for path in (self.folder / "shared").glob("rows/manifest.jsonl/*")
                        if path.is_file())
         print(f"{splits} splits, {self.args.processes} processes: {seconds:.0f} s ({1000 * seconds / splits:.1f} ms each), "
-              f"run: peak {peak:.0f} MB, manifest {manifest / 1e6:.1f} MB")
+              f"run: peak {memory:.0f} MB, manifest {manifest / 1e6:.1f} MB")
         print(f"status {self.command('status', dir):.2f} s, plan {self.command('plan', 'p.toml', '--dir', dir):.2f} s, "
               f"run with nothing to do {self.run(dir)[0]:.2f} s")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["overhead", "sleep", "many"])
+    parser.add_argument("what", choices=["overhead", "sleep", "compute", "many"])
     parser.add_argument("--twinlens", required=True, type=pathlib.Path)
     parser.add_argument("--workers", action="store_true")
+    parser.add_argument("--images", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "twinlens-bench-fetch" / "images")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--splits", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=2)
