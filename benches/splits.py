@@ -60,9 +60,11 @@ resize = { size = 256, mode = "shortest" }
 
 
 def peak(process):
-    """The peak memory of a running process, in MB."""
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+    """The peak memory of a process, in MB; 0 if it has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1000
+    return 0
 
 
 class Bench:
@@ -112,8 +114,7 @@ class Bench:
         process = self.start("run", "p.toml", "--progress", "never", "--dir", dir, *words)
         memory = 0
         while process.poll() is None:
-            with contextlib.suppress(OSError, IndexError):
-                memory = peak(process)
+            memory = peak(process) or memory
             time.sleep(0.02)
         seconds = time.perf_counter() - before
         if process.returncode:
